@@ -1,0 +1,1 @@
+"""Two-digit scenes, noise, and batches that wait for nothing."""

@@ -1,0 +1,51 @@
+"""Additive white Gaussian noise, in units of the [0, 1] pixel range."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def add_training_noise(
+    clean: Tensor, sigmas: Tensor, *, generator: torch.Generator, clip: bool, memory_format: torch.memory_format
+) -> Tensor:
+    """
+    Return noisy images: each of the batch gets one of `sigmas`, drawn uniformly, and its own noise in each of three channels.
+
+    Everything happens on the device of `clean` with `generator`, which lives there too.
+
+    Args:
+        clean: batch x 1 x height x width, in [0, 1].
+
+        sigmas: The noise levels.
+
+        clip: Clamp the result to [0, 1].
+    """
+    batch, _, height, width = clean.shape
+    level = torch.randint(len(sigmas), (batch,), generator=generator, device=clean.device)
+    noise = torch.empty((batch, 3, height, width), device=clean.device, memory_format=memory_format)
+    noise.normal_(generator=generator)
+    noisy = noise.mul_(sigmas[level].view(-1, 1, 1, 1)).add_(clean)
+    return noisy.clamp_(0, 1) if clip else noisy
+
+
+def evaluation_noise(shape: tuple[int, int, int], *, seed: int, images: Sequence[int], level: int) -> Tensor:
+    """
+    Return standard normal noise, len(images) x `shape`, float32, on the CPU.
+
+    The noise of an image depends on (`seed`, image number, `level`) alone: not on the batch, its order, or the device. A counter-based
+    generator (Philox) is keyed by the three.
+
+    Args:
+        shape: Channels, height, width.
+
+        images: Numbers of the images within their split.
+
+        level: Number of the noise level.
+    """
+    noise = np.empty((len(images), *shape), np.float32)
+    for row, image in zip(noise, images, strict=True):
+        key = np.random.SeedSequence([seed, level, image]).generate_state(2, np.uint64)
+        np.random.Generator(np.random.Philox(key=key)).standard_normal(out=row, dtype=np.float32)
+    return torch.from_numpy(noise)

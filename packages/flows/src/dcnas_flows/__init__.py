@@ -1,0 +1,1 @@
+"""The Prefect flows over the DVC graph."""

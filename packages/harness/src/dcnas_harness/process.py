@@ -1,0 +1,93 @@
+"""The life of a pipeline-stage process: exit codes, signals, death with its parent, one run at a time per output."""
+
+import ctypes
+import fcntl
+import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from dcnas_harness.errors import DcnasError, ExitCode, UnfitEnvironmentError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def run_main(main: Callable[[], None]) -> NoReturn:
+    """
+    Run `main` as the body of a command and exit: 0, or the code of the error's class with one clear message on stderr.
+
+    Ctrl-C exits 130 and SIGTERM 143; what was complete stays, and the same command run again goes on from there.
+    """
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    try:
+        main()
+    except DcnasError as error:
+        _fail(f"error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted: what was complete is kept; run the same command again to go on", ExitCode.INTERRUPTED)
+    except MemoryError:
+        _fail("error: out of memory\n  remedy: use a smaller batch size or close other programs", ExitCode.UNFIT_ENVIRONMENT)
+    except Exception:
+        traceback.print_exc()
+        _fail("this is a bug of dcnas: please report it with the lines above", ExitCode.BUG)
+    sys.stdout.flush()
+    sys.exit(ExitCode.OK)
+
+
+def die_with_parent() -> None:
+    """
+    Ask the kernel to kill this process when its parent dies, so that a killed `dvc` or flow leaves no orphan behind.
+
+    Done only under DVC (which sets DVC_STAGE for its commands): a stage started by hand may outlive its shell. Linux only.
+    """
+    if "DVC_STAGE" not in os.environ or sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() == 1:  # the parent died before the call above
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def exclusive_run(output: Path, scratch: Path) -> Iterator[None]:
+    """
+    Hold the kernel's lock for `output` while the block runs; the kernel frees it even when this process is killed.
+
+    Args:
+        output: The file or folder that the block writes.
+
+        scratch: Folder for lock files; never a pipeline output.
+
+    Raises:
+        UnfitEnvironmentError: Another process is making the same output.
+    """
+    locks = scratch / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", output.as_posix()).strip("-")
+    with (locks / f"{name}.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UnfitEnvironmentError(
+                f"{output} is being made by another process (pid {file.read().strip() or 'unknown'}).",
+                remedy="wait for it to end, or stop it, then run the same command again",
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _raise_terminated(_signal: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(ExitCode.TERMINATED)
+
+
+def _fail(message: str, code: ExitCode) -> NoReturn:
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Device card and synchronised timers."""

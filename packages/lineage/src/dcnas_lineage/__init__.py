@@ -1,0 +1,1 @@
+"""Provenance of an artefact, and the audit of a reported number."""

@@ -1,0 +1,1 @@
+"""UNet denoisers, digit classifiers, DC-Net joint models, MAC counting."""

@@ -1,0 +1,39 @@
+"""The cell map that stands beside each printed table: where every cell comes from and by which rule."""
+
+from typing import Literal
+
+from dcnas_schema.provenance import Record
+
+Reducer = Literal["label", "mean_ci", "value", "median_spread", "reference", "count", "paths"]
+"""
+How a cell follows from its sources: `label` and `paths` repeat the row's own names; `mean_ci` is the mean over seeds of the
+pointed-to values with its interval; `value` is one value that all sources share; `median_spread` is the median over seeds of
+`median [p5, p95]`; `reference` is the paper's figure; `count` is the number of sources.
+"""
+
+
+class Cell(Record):
+    """One cell of a printed table."""
+
+    row: str
+    column: str
+    text: str
+    reducer: Reducer
+    pointer: str
+    """Column of the record (mean over its noise levels), or field of its metadata, or `table,model,variant,field` of the paper's CSV."""
+    decimals: int
+    skip_sigma_zero: bool = False
+    marked_better: bool = False
+    sources: tuple[str, ...]
+    """Paths of the files that the cell was computed from, in the order of the seeds."""
+
+
+class CellMap(Record):
+    """All cells of one table."""
+
+    version: Literal[1] = 1
+    table: str
+    confidence: float
+    cells: tuple[Cell, ...]
+    source_sha256: dict[str, str]
+    """Path -> SHA-256 of every source file, as read."""

@@ -1,0 +1,63 @@
+"""Parquet on disk: atomic, compressed, with page checksums written and verified, and typed JSON in the schema's metadata."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from dcnas_harness.errors import CorruptArtefactError
+from dcnas_harness.files import atomic_write
+from pydantic import BaseModel, ValidationError
+
+METADATA_KEY = b"dcnas"
+Metadata = TypeVar("Metadata", bound=BaseModel)
+
+
+def with_metadata(schema: pa.Schema, metadata: BaseModel) -> pa.Schema:
+    """Return `schema` carrying `metadata` as JSON under the key `dcnas`."""
+    return schema.with_metadata({METADATA_KEY: metadata.model_dump_json().encode()})
+
+
+def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """Write `batches` one row group each, so that no more than one need be in memory; the file appears when it is whole."""
+    with (
+        atomic_write(path) as temporary,
+        pq.ParquetWriter(
+            temporary, schema, compression="zstd", compression_level=1, use_dictionary=False, write_page_checksum=True
+        ) as writer,
+    ):
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -> tuple[pa.Table, Metadata]:
+    """
+    Read a table that `write_parquet` made, verifying every page's checksum.
+
+    Args:
+        schema: The columns that the file must have, in this order.
+
+        metadata_type: The type of the JSON in the schema's metadata.
+
+    Raises:
+        CorruptArtefactError: The file is missing, truncated, damaged, or not of this kind.
+    """
+    remedy = f"delete it, then run: dvc checkout {path} (or dvc repro)"
+    if not path.is_file():
+        raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)")
+    try:
+        table = pq.read_table(path, page_checksum_verification=True, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CorruptArtefactError(f"{path} is damaged: {reason}", remedy=remedy) from error
+    found = (table.schema.metadata or {}).get(METADATA_KEY)
+    if not table.schema.equals(schema) or found is None:
+        names = ", ".join(table.schema.names)
+        raise CorruptArtefactError(f"{path} is not the expected table: it has the columns {names}.", remedy=remedy)
+    try:
+        return table, metadata_type.model_validate_json(found)
+    except ValidationError as error:
+        raise CorruptArtefactError(
+            f"{path} carries metadata that this version cannot read:\n{error}", remedy="run: dvc repro"
+        ) from error

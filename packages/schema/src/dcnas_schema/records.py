@@ -1,0 +1,138 @@
+"""The tables that retrain and evaluate write: training log, evaluation record, panel of images."""
+
+from typing import Literal
+
+import pyarrow as pa
+
+from dcnas_schema.params import ModelSpec
+from dcnas_schema.provenance import DeviceCard, DeviceState, Provenance, Record
+
+TRAINING_LOG = pa.schema(
+    [
+        pa.field("epoch", pa.int32(), nullable=False),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("train_loss", pa.float64(), nullable=False),
+        pa.field("validation_loss", pa.float64(), nullable=False),
+        pa.field("validation_psnr_db", pa.float64()),
+        pa.field("validation_top1_pct", pa.float64()),
+    ]
+)
+"""One row an epoch; the columns of a task that the model does not have are null."""
+
+RECORD = pa.schema(
+    [
+        pa.field("sigma", pa.float64(), nullable=False),
+        pa.field("images", pa.int32(), nullable=False),
+        pa.field("noisy_psnr_db", pa.float64()),
+        pa.field("noisy_ssim", pa.float64(), nullable=False),
+        pa.field("psnr_db", pa.float64()),
+        pa.field("psnr_pooled_db", pa.float64()),
+        pa.field("ssim", pa.float64()),
+        pa.field("top1_pct", pa.float64()),
+    ]
+)
+"""
+One row a noise level. PSNR [dB] is the mean over images of each image's; `psnr_pooled_db` is that of the mean squared error of
+all. `noisy_*` score the input itself (its PSNR at sigma 0 is unbounded, hence null). Null where the model lacks the task.
+"""
+
+PANEL = pa.schema(
+    [
+        pa.field("scene", pa.int32(), nullable=False),
+        pa.field("sigma", pa.float64(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("clean", pa.binary(), nullable=False),
+        pa.field("noisy", pa.binary(), nullable=False),
+        pa.field("restored", pa.binary()),
+        pa.field("label", pa.list_(pa.field("item", pa.uint8(), nullable=False)), nullable=False),
+        pa.field("predicted", pa.list_(pa.field("item", pa.uint8(), nullable=False))),
+    ]
+)
+"""Sample images, RGB uint8 (clamped for display), height x width x 3, row-major."""
+
+
+class TrainingMetadata(Record):
+    """What a training log says of itself."""
+
+    version: Literal[1] = 1
+    model: str
+    seed: int
+    spec: ModelSpec
+    epochs: int
+    batch_size: int
+    train_scenes: int
+    precision: Literal["fp32", "bf16"]
+    memory_format: Literal["channels_last", "contiguous"]
+    provenance: Provenance
+
+
+class Cost(Record):
+    """Cost of one forward pass of one image: a scene with its digits. MACs by the protocol's count."""
+
+    macs: int
+    macs_one_digit: int
+    """With the classifier counted once, as the paper's figures are (derived)."""
+    parameters: int
+    height: int
+    width: int
+
+
+class MeasuredLatency(Record):
+    """Wall time in ms of one forward pass of a whole batch, synchronised, eval mode, inference mode."""
+
+    batch: int
+    height: int
+    width: int
+    precision: Literal["fp32", "bf16"]
+    memory_format: Literal["channels_last", "contiguous"]
+    runtime: Literal["torch eager"] = "torch eager"
+    warmup: int
+    repeats: int
+    median_ms: float
+    p5_ms: float
+    p95_ms: float
+    device_median_ms: float | None
+    """Median time between CUDA events around the pass; `None` on a CPU."""
+    before: DeviceState
+    after: DeviceState
+
+
+class Protocol(Record):
+    """How the record's numbers were measured."""
+
+    sigmas: tuple[float, ...]
+    clip_noisy: bool
+    noise_seed: int
+    precision: Literal["fp32", "bf16"]
+    psnr: str = "mean over images of the per-image PSNR, data range 1, restored image clamped to [0, 1]"
+    ssim: str = "Wang 2004: 11x11 Gaussian window, sigma 1.5, K = (0.01, 0.03), valid region, mean over channels"
+
+
+class EvaluationMetadata(Record):
+    """What an evaluation record says of itself."""
+
+    version: Literal[1] = 1
+    model: str
+    seed: int
+    spec: ModelSpec
+    epochs: int
+    protocol: Protocol
+    cost: Cost
+    latency: MeasuredLatency | None
+    """`None` where `evaluate.latency.measure` is off."""
+    provenance: Provenance
+
+    @property
+    def card(self) -> DeviceCard:
+        """The device that made the record."""
+        return self.provenance.device
+
+
+class PanelMetadata(Record):
+    """What a panel of images says of itself."""
+
+    version: Literal[1] = 1
+    model: str
+    seed: int
+    provenance: Provenance

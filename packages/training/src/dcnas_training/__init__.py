@@ -1,0 +1,1 @@
+"""Losses, metrics, precision, seeds, checkpoints."""

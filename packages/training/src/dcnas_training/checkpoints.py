@@ -1,0 +1,140 @@
+"""Checkpoints that a kill cannot harm: tensors in safetensors, the rest in JSON that names the tensors' SHA-256 and is written last."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dcnas_harness.errors import CorruptArtefactError
+from dcnas_harness.files import atomic_write, sha256_of, write_json
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+_KEEP = 2
+_VERSION = 1
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """
+    Write named tensors as safetensors, atomically.
+
+    Raises:
+        ValueError: A floating-point tensor holds a value that is not finite: such weights are never written.
+    """
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    for name, tensor in held.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite; it is not written to {path}")
+    with atomic_write(path) as temporary:
+        save_file(held, temporary, metadata=dict(metadata) if metadata else None)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """
+    Read named tensors.
+
+    Raises:
+        CorruptArtefactError: The file is missing, not whole safetensors, or holds a value that is not finite.
+    """
+    remedy = "delete it, then run: dvc checkout (or dvc repro)"
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError as error:
+        raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)") from error
+    except (SafetensorError, OSError) as error:
+        raise CorruptArtefactError(f"{path} is not a whole safetensors file: {error}", remedy=remedy) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise CorruptArtefactError(f"{path}: {name} holds values that are not finite.", remedy=remedy)
+    return tensors
+
+
+class CheckpointFolder:
+    """
+    The checkpoints of one run: `epoch-NNNN.safetensors` and `epoch-NNNN.json`; the newest two are kept.
+
+    The folder belongs to one digest of code, parameters and inputs, so a checkpoint of another run is never taken up.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, epoch: int, state: Mapping[str, Any]) -> Path:
+        """
+        Write the state after `epoch` epochs and return the path of its JSON.
+
+        Args:
+            state: Nested dicts and lists of tensors and JSON values, as `state_dict()` methods return them.
+        """
+        tensors: dict[str, Tensor] = {}
+        tree = _take_tensors(state, "", tensors)
+        path = self.folder / f"epoch-{epoch:04d}.json"
+        save_tensors(path.with_suffix(".safetensors"), tensors)
+        digest = sha256_of(path.with_suffix(".safetensors"))
+        write_json(path, {"version": _VERSION, "epoch": epoch, "tensors_sha256": digest, "state": tree})
+        for old in self._epochs()[:-_KEEP]:
+            old.unlink()  # the JSON first: without it the tensors are no checkpoint
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> tuple[int, dict[str, Any]] | None:
+        """
+        Return epoch and state of the newest checkpoint, or `None` where there is none; a damaged one yields to the one before.
+
+        Raises:
+            CorruptArtefactError: There are checkpoints and all are damaged.
+        """
+        problems = []
+        for path in reversed(self._epochs()):
+            try:
+                return self._load(path)
+            except CorruptArtefactError as error:
+                problems.append(str(error))
+        if problems:
+            raise CorruptArtefactError(
+                "No checkpoint is whole:\n" + "\n".join(problems), remedy=f"delete {self.folder} to train from the start"
+            )
+        return None
+
+    def _epochs(self) -> list[Path]:
+        return sorted(self.folder.glob("epoch-*.json"))
+
+    def _load(self, path: Path) -> tuple[int, dict[str, Any]]:
+        tensors_path = path.with_suffix(".safetensors")
+        try:
+            record = json.loads(path.read_bytes())
+            version, epoch, digest, tree = (record[key] for key in ("version", "epoch", "tensors_sha256", "state"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptArtefactError(f"{path} is not a checkpoint: {error!r}") from error
+        if version != _VERSION:
+            raise CorruptArtefactError(f"{path} was written by another version ({version}; this one reads {_VERSION}).")
+        if not tensors_path.is_file() or sha256_of(tensors_path) != digest:
+            raise CorruptArtefactError(f"{tensors_path} is missing or damaged: its SHA-256 is not the one in {path.name}.")
+        return epoch, _put_tensors(tree, load_tensors(tensors_path))
+
+
+def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"$tensor": name}
+    if isinstance(value, Mapping):  # Adam's state has integers for keys, which JSON has not: pairs keep them
+        return {"$items": [[key, _take_tensors(item, f"{name}/{key}", tensors)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_take_tensors(item, f"{name}/{i}", tensors) for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):  # a fresh plateau schedule holds an infinity
+        return {"$float": str(value)}
+    return value
+
+
+def _put_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, dict):
+        if "$tensor" in tree:
+            return tensors[tree["$tensor"]]
+        if "$float" in tree:
+            return float(tree["$float"])
+        return {key: _put_tensors(item, tensors) for key, item in tree["$items"]}
+    if isinstance(tree, list):
+        return [_put_tensors(item, tensors) for item in tree]
+    return tree

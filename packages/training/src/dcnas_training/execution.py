@@ -1,0 +1,89 @@
+"""How a net runs on a device: device, threads, precision and memory format, chosen once and recorded."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from dcnas_harness.errors import UnfitEnvironmentError
+from dcnas_schema.params import DeviceParams
+from torch import nn
+
+_WIDE = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """Device, precision and memory format of a net: part of the fingerprint of its weights."""
+
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+    memory_format: Literal["channels_last", "contiguous"]
+
+    @property
+    def torch_format(self) -> torch.memory_format:
+        """The memory format as torch names it."""
+        return torch.channels_last if self.memory_format == "channels_last" else torch.contiguous_format
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which forward passes run."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def choose_device(params: DeviceParams) -> torch.device:
+    """
+    Return the device and fix the number of CPU threads.
+
+    Raises:
+        UnfitEnvironmentError: `cuda` is asked for and none is there.
+    """
+    torch.set_num_threads(params.threads)
+    if params.kind == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    if params.kind == "cuda":
+        raise UnfitEnvironmentError(
+            "device.kind is cuda, but torch finds no CUDA device.", where="params.yaml", remedy="set device.kind: auto or cpu"
+        )
+    return torch.device("cpu")
+
+
+def choose_execution(
+    model: nn.Module,
+    device: torch.device,
+    *,
+    precision: Literal["auto", "fp32", "bf16"],
+    memory_format: Literal["auto", "channels_last", "contiguous"] = "auto",
+) -> Execution:
+    """
+    Resolve `auto` from the device's abilities and the net's widths, never from a timing, so that the same machine decides alike.
+
+    Measured by benchmarks/execution.py: bf16 wins where the hardware multiplies it; channels_last wins on CUDA and in fp32, but
+    in bf16 on a CPU batch norm's backward pass is slow on narrow nets, which run faster contiguous.
+    """
+    if precision == "auto":
+        precision = "bf16" if multiplies_bf16(device) else "fp32"
+    if memory_format == "auto":
+        narrow_bf16_on_cpu = device.type == "cpu" and precision == "bf16" and _median_width(model) < _WIDE
+        memory_format = "contiguous" if narrow_bf16_on_cpu else "channels_last"
+    return Execution(device=device, precision=precision, memory_format=memory_format)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bf16 matrices in hardware: compute capability 8.0 and up, or a CPU with AMX tiles."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool(torch.cpu._is_amx_tile_supported())
+
+
+def _median_width(model: nn.Module) -> int:
+    widths = sorted(module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+    return widths[len(widths) // 2]
+
+
+def make_deterministic(device: torch.device) -> None:
+    """Make CUDA use kernels whose result does not depend on timing; a CPU's do not anyway for a fixed number of threads."""
+    if device.type == "cuda":
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a module property unknown to the stub
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False

@@ -1,0 +1,1 @@
+"""Pipeline stage evaluate: score one trained model, one record file."""

@@ -1,0 +1,158 @@
+"""One evaluation from files to files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from dcnas_data.loader import ResidentScenes
+from dcnas_data.scenes import read_scenes
+from dcnas_harness.errors import CorruptArtefactError
+from dcnas_latency.card import device_card, device_state
+from dcnas_latency.timer import time_calls
+from dcnas_lineage.collect import collect_provenance
+from dcnas_nets.macs import count_macs, count_parameters
+from dcnas_nets.models import SceneModel, build_model, example_input
+from dcnas_schema.params import EvaluateParams, LatencyParams, ModelSpec, NoiseParams, Params, Section, digest_of
+from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
+from dcnas_schema.records import (
+    PANEL,
+    RECORD,
+    TRAINING_LOG,
+    Cost,
+    EvaluationMetadata,
+    MeasuredLatency,
+    PanelMetadata,
+    Protocol,
+    TrainingMetadata,
+)
+from dcnas_training.checkpoints import load_tensors
+from dcnas_training.execution import Execution, choose_device, choose_execution, make_deterministic
+
+from dcnas_evaluate.score import panel_rows, score_levels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What one run of this pipeline stage is asked to do."""
+
+    model: str
+    seed: int
+    params: Params
+    scenes: Path
+    """Folder with test.parquet."""
+    trained: Path
+    """Folder with weights.safetensors and log.parquet."""
+
+
+class _Settings(Section):
+    """The parameters that the record depends on."""
+
+    spec: ModelSpec
+    noise: NoiseParams
+    evaluate: EvaluateParams
+
+
+def evaluate_job(job: Job, out: Path) -> None:
+    """
+    Score, count and time the job's model; write `record.parquet` and `panel.parquet` into `out`.
+
+    Raises:
+        CorruptArtefactError: An input is damaged, or the weights are not those of this model and seed.
+    """
+    params, spec, evaluate = job.params, job.params.models[job.model], job.params.evaluate
+    device = choose_device(params.device)
+    make_deterministic(device)
+    weights, log = job.trained / "weights.safetensors", job.trained / "log.parquet"
+    _, training = read_parquet(log, TRAINING_LOG, TrainingMetadata)
+    if (training.model, training.seed, training.spec) != (job.model, job.seed, spec):
+        raise CorruptArtefactError(
+            f"{log} is of {training.model} seed {training.seed} ({training.spec}), not of {job.model} seed {job.seed} ({spec}).",
+            remedy=f"run: dvc repro retrain@{job.model}-{job.seed}",
+        )
+    model = _trained_model(spec, weights)
+    execution = choose_execution(model, device, precision=evaluate.precision)
+    model = model.to(device=device, memory_format=execution.torch_format).eval()  # type: ignore[call-overload] # torch's stub lacks this pair
+    test = job.scenes / "test.parquet"
+    provenance = collect_provenance(
+        stage="evaluate",
+        item=f"{job.model}-{job.seed}",
+        params_sha256=digest_of(_Settings(spec=spec, noise=params.noise, evaluate=evaluate)),
+        seed=job.seed,
+        inputs=(test, weights, log),
+        device=device_card(device),
+    )
+    scenes = ResidentScenes(read_scenes(test), device)
+    label = f"evaluate {job.model} seed {job.seed} ({device.type} {execution.precision})"
+    rows = score_levels(model, scenes, execution, noise=params.noise, evaluate=evaluate, label=label)
+    height, width = scenes.images.shape[-2:]
+    metadata = EvaluationMetadata(
+        model=job.model,
+        seed=job.seed,
+        spec=spec,
+        epochs=training.epochs,
+        protocol=Protocol(
+            sigmas=params.noise.sigmas,
+            clip_noisy=params.noise.clip,
+            noise_seed=evaluate.noise_seed,
+            precision=execution.precision,
+        ),
+        cost=_cost(spec, height, width),
+        latency=_latency(model, execution, evaluate.latency, height, width) if evaluate.latency.measure else None,
+        provenance=provenance,
+    )
+    panel = panel_rows(model, scenes, execution, noise=params.noise, evaluate=evaluate)
+    panel_metadata = PanelMetadata(model=job.model, seed=job.seed, provenance=provenance)
+    batch = pa.RecordBatch.from_pylist(panel, schema=PANEL)
+    write_parquet(out / "panel.parquet", with_metadata(PANEL, panel_metadata), [batch])
+    record = pa.RecordBatch.from_pylist(rows, schema=RECORD)
+    write_parquet(out / "record.parquet", with_metadata(RECORD, metadata), [record])
+
+
+def _trained_model(spec: ModelSpec, weights: Path) -> SceneModel:
+    model = build_model(spec, seed=0)
+    try:
+        model.load_state_dict(load_tensors(weights))
+    except RuntimeError as error:
+        raise CorruptArtefactError(f"{weights} does not fit the model: {error}", remedy="run: dvc repro") from error
+    return model
+
+
+def _cost(spec: ModelSpec, height: int, width: int) -> Cost:
+    model = build_model(spec, seed=0)  # a fresh one on the CPU in fp32: hooks and counting leave the scored model alone
+    image, corners = example_input(1, height, width, torch.device("cpu"))
+    return Cost(
+        macs=count_macs(model, image, corners),
+        macs_one_digit=count_macs(model, image, corners[:, :1]),
+        parameters=count_parameters(model),
+        height=height,
+        width=width,
+    )
+
+
+def _latency(
+    model: SceneModel, execution: Execution, params: LatencyParams, height: int, width: int
+) -> MeasuredLatency:
+    device = execution.device
+    image, corners = example_input(params.batch, height, width, device)
+    image.normal_(generator=torch.Generator(device).manual_seed(0))
+    image = image.contiguous(memory_format=execution.torch_format)
+    before = device_state(device)
+    with torch.inference_mode(), execution.autocast():
+        timing = time_calls(lambda: model(image, corners), device, warmup=params.warmup, repeats=params.repeats)
+    wall = torch.tensor(timing.wall_ms, dtype=torch.float64)
+    return MeasuredLatency(
+        batch=params.batch,
+        height=height,
+        width=width,
+        precision=execution.precision,
+        memory_format=execution.memory_format,
+        warmup=params.warmup,
+        repeats=params.repeats,
+        median_ms=float(wall.median()),
+        p5_ms=float(wall.quantile(0.05)),
+        p95_ms=float(wall.quantile(0.95)),
+        device_median_ms=float(torch.tensor(timing.device_ms).median()) if timing.device_ms else None,
+        before=before,
+        after=device_state(device),
+    )

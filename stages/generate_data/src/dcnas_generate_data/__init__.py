@@ -1,0 +1,1 @@
+"""Pipeline stage generate_data: two-digit scenes to Parquet."""

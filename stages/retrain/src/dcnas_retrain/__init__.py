@@ -1,0 +1,1 @@
+"""Pipeline stage retrain: train one model with one seed."""

@@ -1,0 +1,118 @@
+"""One training run from files to files: what it reads, where it resumes, what it writes."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from dcnas_data.loader import ResidentScenes
+from dcnas_data.scenes import read_scenes
+from dcnas_latency.card import device_card
+from dcnas_lineage.collect import collect_provenance
+from dcnas_lineage.inputs import run_digest
+from dcnas_nets.models import build_model
+from dcnas_schema.params import ModelSpec, NoiseParams, Params, RetrainParams, Section, digest_of
+from dcnas_schema.parquet import with_metadata, write_parquet
+from dcnas_schema.provenance import DeviceCard, Provenance
+from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
+from dcnas_training.checkpoints import CheckpointFolder, save_tensors
+from dcnas_training.execution import Execution, choose_device, choose_execution, make_deterministic
+from dcnas_training.seeds import derive_seed
+
+from dcnas_retrain.loop import Run, train
+
+_CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What one run of this pipeline stage is asked to do."""
+
+    model: str
+    seed: int
+    params: Params
+    scenes: Path
+    """Folder with train.parquet and validation.parquet."""
+    scratch: Path
+    """Folder for checkpoints."""
+
+
+class _Settings(Section):
+    """The parameters that the weights depend on."""
+
+    spec: ModelSpec
+    noise: NoiseParams
+    retrain: RetrainParams
+
+
+def train_job(job: Job, out: Path) -> None:
+    """Train the job's model, going on from its newest checkpoint, and write `weights.safetensors` and `log.parquet` into `out`."""
+    params, spec = job.params, job.params.models[job.model]
+    device = choose_device(params.device)
+    make_deterministic(device)
+    settings = _Settings(spec=spec, noise=params.noise, retrain=params.retrain)
+    model = build_model(spec, seed=derive_seed(job.seed, "weights"))
+    execution = choose_execution(
+        model, device, precision=params.retrain.precision, memory_format=params.retrain.memory_format
+    )
+    provenance = collect_provenance(
+        stage="retrain",
+        item=f"{job.model}-{job.seed}",
+        params_sha256=digest_of(settings),
+        seed=job.seed,
+        inputs=(job.scenes / "train.parquet", job.scenes / "validation.parquet"),
+        device=device_card(device),
+    )
+    splits = {split: read_scenes(job.scenes / f"{split}.parquet") for split in ("train", "validation")}
+    run = Run(
+        model=model,
+        train=ResidentScenes(splits["train"], device),
+        validation=ResidentScenes(splits["validation"], device),
+        execution=execution,
+        epochs=spec.epochs or params.retrain.epochs,
+        noise=params.noise,
+        params=params.retrain,
+        seed=job.seed,
+        checkpoints=CheckpointFolder(_checkpoint_folder(job, execution, provenance)),
+        label=f"retrain {job.model} seed {job.seed} ({execution.device.type} {execution.precision})",
+    )
+    rows = train(run)
+    metadata = TrainingMetadata(
+        model=job.model,
+        seed=job.seed,
+        spec=spec,
+        epochs=run.epochs,
+        batch_size=params.retrain.batch_size,
+        train_scenes=len(run.train),
+        precision=execution.precision,
+        memory_format=execution.memory_format,
+        provenance=provenance,
+    )
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_tensors(out / "weights.safetensors", tensors, {"model": job.model, "seed": str(job.seed), "spec": spec.model_dump_json()})
+    log = pa.RecordBatch.from_pylist(rows, schema=TRAINING_LOG)
+    write_parquet(out / "log.parquet", with_metadata(TRAINING_LOG, metadata), [log])
+
+
+def _checkpoint_folder(job: Job, execution: Execution, provenance: Provenance) -> Path:
+    digest = run_digest(
+        {
+            **{Path(path).name: sha256 for path, sha256 in provenance.inputs.items()},
+            "params": provenance.params_sha256,
+            "seed": str(job.seed),
+            "execution": f"{execution.precision} {execution.memory_format}",
+            "device": _fingerprint(provenance.device),
+        },
+        _CODE,
+    )
+    siblings = job.scratch / "retrain" / f"{job.model}-{job.seed}"
+    folder = siblings / digest[:24]
+    for other in siblings.glob("*"):
+        if other != folder:
+            shutil.rmtree(other)  # checkpoints of other code, parameters or data: no run takes them up again
+    return folder
+
+
+def _fingerprint(card: DeviceCard) -> str:
+    return f"{card.kind} {card.name} {card.threads} threads, torch {card.torch} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,211 @@
+"""The training loop: one long, flat, readable function, and the state that a killed run needs to go on bit for bit."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from dcnas_data.loader import ResidentScenes, SceneBatch
+from dcnas_data.noise import add_training_noise, evaluation_noise
+from dcnas_harness.console import progress
+from dcnas_harness.errors import NumericalError
+from dcnas_nets.models import SceneModel
+from dcnas_schema.params import NoiseParams, RetrainParams
+from dcnas_training.checkpoints import CheckpointFolder
+from dcnas_training.execution import Execution
+from dcnas_training.losses import scene_loss
+from dcnas_training.metrics import correct_digits, psnr_db, squared_error_per_image
+from dcnas_training.optimizers import EagerAdam
+from dcnas_training.seeds import derive_seed, generator
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+_STEPS_BETWEEN_CHECKS = 50
+"""Steps after which losses are fetched from the device and checked: each fetch makes a GPU wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that one training run works with."""
+
+    model: SceneModel
+    train: ResidentScenes
+    validation: ResidentScenes
+    execution: Execution
+    epochs: int
+    noise: NoiseParams
+    params: RetrainParams
+    seed: int
+    checkpoints: CheckpointFolder
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What changes while training: all of it goes into each checkpoint, and nothing else decides the next step."""
+
+    model: SceneModel
+    optimizer: torch.optim.Optimizer
+    schedule: ReduceLROnPlateau
+    shuffle: torch.Generator
+    noise: torch.Generator
+    rows: list[dict[str, Any]]
+
+    def to_save(self) -> dict[str, Any]:
+        """Return the state as nested dicts of tensors and JSON values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "shuffle": self.shuffle.get_state(),
+            "noise": self.noise.get_state(),
+            "rows": self.rows,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take up a saved state; a missing part is a `KeyError`, never a silent default."""
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
+        self.shuffle.set_state(saved["shuffle"])
+        self.noise.set_state(saved["noise"])
+        self.rows[:] = saved["rows"]
+
+
+def train(run: Run) -> list[dict[str, Any]]:
+    """
+    Train `run.model` in place and return the log, one row an epoch.
+
+    Raises:
+        NumericalError: A loss is not finite; no checkpoint of that epoch is written.
+    """
+    state = start_state(run)
+    device = run.execution.device
+    sigmas = torch.tensor(run.noise.sigmas, device=device)
+    validation = list(_validation_batches(run))
+    done = 0
+    if (checkpoint := run.checkpoints.newest()) is not None:
+        done, saved = checkpoint
+        state.restore(saved)
+    with progress(run.label, run.epochs) as report:
+        for epoch in range(done + 1, run.epochs + 1):
+            began = time.monotonic()
+            rate = state.optimizer.param_groups[0]["lr"]
+            loss = _train_epoch(run, state, sigmas, epoch)
+            scores = validate(run, validation)
+            if not torch.tensor(scores["validation_loss"]).isfinite():
+                raise _not_finite("validation loss", epoch, "validation", rate, run)
+            state.schedule.step(scores["validation_loss"])
+            state.rows.append({"epoch": epoch, "learning_rate": rate, "train_loss": loss, **scores})
+            run.checkpoints.save(epoch, state.to_save())
+            speed = len(run.train) / (time.monotonic() - began)
+            report.update(epoch, f"loss {loss:.4f}, validation {scores['validation_loss']:.4f}, {speed:.0f} scenes/s")
+    run.model.eval()
+    return state.rows
+
+
+def start_state(run: Run) -> State:
+    """Put the model on its device and return the state before the first step."""
+    device = run.execution.device
+    model = run.model.to(device=device, memory_format=run.execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
+    optimizer = EagerAdam(model.parameters(), lr=run.params.learning_rate, fused=True)
+    plateau = run.params.plateau
+    schedule = ReduceLROnPlateau(optimizer, factor=plateau.factor, patience=plateau.patience, min_lr=plateau.minimum)
+    return State(
+        model=model,
+        optimizer=optimizer,
+        schedule=schedule,
+        shuffle=generator(run.seed, "shuffle", torch.device("cpu")),
+        noise=generator(run.seed, "noise", device),
+        rows=[],
+    )
+
+
+def train_step(run: Run, state: State, batch: SceneBatch, sigmas: Tensor) -> Tensor:
+    """Take one optimiser step on `batch` and return its loss, still on the device."""
+    image = network_input(run, state, batch, sigmas)
+    with run.execution.autocast():
+        output = run.model(image, batch.corners)
+    loss = scene_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    state.optimizer.step()
+    return loss.detach()
+
+
+def network_input(run: Run, state: State, batch: SceneBatch, sigmas: Tensor) -> Tensor:
+    """Return the scenes as the model wants them in training: with fresh noise, or clean, in three channels."""
+    memory_format = run.execution.torch_format
+    if run.model.images == "clean":
+        return batch.clean.expand(-1, 3, -1, -1).contiguous(memory_format=memory_format)
+    return add_training_noise(
+        batch.clean, sigmas, generator=state.noise, clip=run.noise.clip, memory_format=memory_format
+    )
+
+
+def validate(run: Run, batches: list[tuple[Tensor, SceneBatch]]) -> dict[str, float | None]:
+    """Return the loss, PSNR [dB] and top-1 [%] on the validation scenes, each with one fixed noise."""
+    run.model.eval()
+    losses, errors, correct = [], [], []
+    with torch.inference_mode():
+        for image, batch in batches:
+            with run.execution.autocast():
+                output = run.model(image, batch.corners)
+            loss = scene_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
+            losses.append(loss * len(image))
+            if output.restored is not None:
+                errors.append(squared_error_per_image(output.restored.clamp(0, 1), batch.clean))
+            if output.logits is not None:
+                correct.append(correct_digits(output.logits, batch.labels).float())
+    return {
+        "validation_loss": float(torch.stack(losses).sum()) / len(run.validation),
+        "validation_psnr_db": float(psnr_db(torch.cat(errors)).mean()) if errors else None,
+        "validation_top1_pct": 100 * float(torch.cat(correct).mean()) if correct else None,
+    }
+
+
+def _train_epoch(run: Run, state: State, sigmas: Tensor, epoch: int) -> float:
+    run.model.train()
+    rate = state.optimizer.param_groups[0]["lr"]
+    losses: list[Tensor] = []
+    checked = 0
+    for batch in run.train.shuffled(run.params.batch_size, state.shuffle):
+        losses.append(train_step(run, state, batch, sigmas))
+        if len(losses) - checked == _STEPS_BETWEEN_CHECKS:
+            _check_finite(losses, checked, epoch, rate, run)
+            checked = len(losses)
+    _check_finite(losses, checked, epoch, rate, run)
+    return float(torch.stack(losses).double().mean())
+
+
+def _check_finite(losses: list[Tensor], checked: int, epoch: int, rate: float, run: Run) -> None:
+    finite = torch.stack(losses[checked:]).isfinite() if losses[checked:] else torch.ones(1, dtype=torch.bool)
+    if not finite.all():
+        raise _not_finite("loss", epoch, str(checked + int(finite.logical_not().nonzero()[0]) + 1), rate, run)
+
+
+def _not_finite(what: str, epoch: int, batch: str, rate: float, run: Run) -> NumericalError:
+    last = f"the last good checkpoint is epoch {epoch - 1} in {run.checkpoints.folder}" if epoch > 1 else "there is no checkpoint yet"
+    return NumericalError(
+        f"The {what} is not finite at epoch {epoch}, batch {batch}, learning rate {rate:g}; {last}.",
+        where=run.label,
+        remedy="lower retrain.learning_rate, or set retrain.precision: fp32",
+    )
+
+
+def _validation_batches(run: Run) -> Iterator[tuple[Tensor, SceneBatch]]:
+    """Each validation scene with one noise level and one noise, the same at every epoch and in every run of a seed."""
+    device, start = run.execution.device, 0
+    seed = derive_seed(run.seed, "validation_noise")
+    for batch in run.validation.in_order(run.params.batch_size):
+        n, _, height, width = batch.clean.shape
+        image = batch.clean.expand(-1, 3, -1, -1)
+        if run.model.images == "noisy":
+            numbers = range(start, start + n)
+            sigma = torch.tensor([run.noise.sigmas[i % len(run.noise.sigmas)] for i in numbers], device=device)
+            noise = evaluation_noise((3, height, width), seed=seed, images=numbers, level=0).to(device)
+            image = image + noise * sigma.view(-1, 1, 1, 1)
+            image = image.clamp(0, 1) if run.noise.clip else image
+        start += n
+        yield image.contiguous(memory_format=run.execution.torch_format), batch

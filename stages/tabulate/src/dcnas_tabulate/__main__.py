@@ -1,0 +1,36 @@
+"""
+Join the records of all runs into tables beside the paper's figures, draw the figures, write the report page.
+
+Run:    python -m dcnas_tabulate --records data/evaluate --reference data/reference/paper_tables.csv --out results
+Takes:  params.yaml (preset, runs, models, tabulate); one record.parquet and panel.parquet a model and seed
+Expect: table_1, table_7, table_8 (.md .csv .parquet .cells.json), figures/, curves/, metrics.json, index.html; same records, same bytes
+"""
+
+import argparse
+from pathlib import Path
+
+from dcnas_harness.files import require_writable
+from dcnas_harness.process import die_with_parent, exclusive_run, run_main
+from dcnas_schema.params import load_params
+
+from dcnas_tabulate.job import tabulate
+
+
+def main() -> None:
+    """Read the parameters and records, write the results."""
+    parser = argparse.ArgumentParser(prog="python -m dcnas_tabulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+    parser.add_argument("--records", type=Path, required=True, help="folder with <model>/<seed>/record.parquet")
+    parser.add_argument("--reference", type=Path, required=True, help="the paper's figures, CSV")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
+    arguments = parser.parse_args()
+    die_with_parent()
+    params = load_params(arguments.params)
+    require_writable(arguments.out)
+    with exclusive_run(arguments.out, arguments.scratch):
+        tabulate(params, arguments.records, arguments.reference, arguments.out)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,162 @@
+"""The figures: curves over the noise level, and the panel of Figure 3; each in a light and a dark form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+from dcnas_harness.files import atomic_write
+from dcnas_lineage.cells import half_width, read_record
+from dcnas_schema.parquet import read_parquet
+from dcnas_schema.records import PANEL, PanelMetadata
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from dcnas_tabulate.layout import Run, row_label
+
+THEMES = {"light": {"ink": "#1f2328", "paper": "#ffffff"}, "dark": {"ink": "#e6edf3", "paper": "#0d1117"}}
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
+_CURVES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "top1_pct": "Top-1 (%)"}
+_ZOOM = 28
+"""Side of the zoomed region in pixels: one digit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """One model's quantity over the noise levels."""
+
+    sigmas: np.ndarray
+    seeds: np.ndarray
+    """seeds x levels."""
+
+
+def curves(run: Run, column: str) -> Curve | None:
+    """Return the values of `column` of a run's records; `None` where the model lacks the task."""
+    tables = [read_record(path)[0] for path in run.paths]
+    values = [table[column].to_numpy(zero_copy_only=False).astype(float) for table in tables]
+    if not values or np.isnan(values[0]).any():
+        return None
+    return Curve(sigmas=tables[0]["sigma"].to_numpy(), seeds=np.stack(values))
+
+
+def draw_curves(runs: Sequence[Run], out: Path, *, confidence: float) -> None:
+    """Write `curves_light.svg` and `curves_dark.svg`: mean over seeds with its interval, seeds as thin lines, the noisy input dotted."""
+    for theme in THEMES:
+        figure = _figure((13.5, 5.6), theme)
+        for i, (column, title) in enumerate(_CURVES.items()):
+            axes: Axes = figure.add_subplot(1, 3, i + 1)
+            _style(axes, theme)
+            for colour, run in zip(_cycle(len(runs)), runs, strict=True):
+                if (curve := curves(run, column)) is not None:
+                    _draw_curve(axes, curve, colour, row_label(run.model, run.spec), confidence)
+            noisy = curves(runs[0], f"noisy_{column}") if runs and column == "ssim" else None
+            if noisy is not None:
+                axes.plot(noisy.sigmas, noisy.seeds.mean(0), ":", color=THEMES[theme]["ink"], label="noisy input", lw=1.2)
+            axes.set_xlabel("noise σ, in units of the [0, 1] pixel range")
+            axes.set_title(title, color=THEMES[theme]["ink"], fontsize=11)
+        handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        if handles:
+            figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, frameon=False, labelcolor=THEMES[theme]["ink"], fontsize=9)
+        figure.tight_layout(rect=(0, 0.16, 1, 1))
+        _save(figure, out / f"curves_{theme}.svg")
+
+
+def draw_panel(runs: Sequence[Run], out: Path) -> None:
+    """
+    Write `figure_3_light.png` and `figure_3_dark.png`: clean, noisy and each model's restored image at several levels, first seed, with
+    the first digit enlarged and each digit's predicted class under it.
+    """
+    rows_of = {run.model: _panel(run.paths[0].with_name("panel.parquet")) for run in runs if run.paths}
+    rows_of = {model: rows for model, rows in rows_of.items() if rows[0]["restored"] is not None}
+    shown = [run for run in runs if run.model in rows_of]
+    for theme in THEMES:
+        levels = [row for row in next(iter(rows_of.values())) if row["scene"] == 0] if rows_of else []
+        columns = 2 + len(shown)
+        figure = _figure((1.75 * columns, max(2.25 * len(levels), 1)), theme)
+        for i, first in enumerate(levels):
+            images = [("clean", first["clean"], None), ("noisy", first["noisy"], None)]
+            for run in shown:
+                row = next(r for r in rows_of[run.model] if r["scene"] == 0 and r["sigma"] == first["sigma"])
+                images.append((row_label(run.model, run.spec).replace(" ", "\n", 1), row["restored"], row["predicted"]))
+            for j, (title, content, predicted) in enumerate(images):
+                axes: Axes = figure.add_subplot(len(levels), columns, i * columns + j + 1)
+                _show(axes, content, first, theme)
+                if i == 0:
+                    axes.set_title(title, color=THEMES[theme]["ink"], fontsize=8)
+                axes.set_xlabel(_caption(predicted, first["label"]), color=THEMES[theme]["ink"], fontsize=8)
+            figure.axes[i * columns].set_ylabel(f"σ = {first['sigma']:g}", color=THEMES[theme]["ink"], fontsize=9)
+        figure.tight_layout()
+        _save(figure, out / f"figure_3_{theme}.png")
+
+
+def _panel(path: Path) -> list[dict[str, Any]]:
+    table, _ = read_parquet(path, PANEL, PanelMetadata)
+    rows: list[dict[str, Any]] = pa.Table.to_pylist(table)
+    return rows
+
+
+def _caption(predicted: list[int] | None, label: list[int]) -> str:
+    if predicted is None:
+        return ""
+    return "  ".join(f"{p} {'✓' if p == truth else '✗'}" for p, truth in zip(predicted, label, strict=True))
+
+
+def _show(axes: Axes, content: bytes, row: dict[str, Any], theme: str) -> None:
+    image = np.frombuffer(content, np.uint8).reshape(row["height"], row["width"], 3)
+    clean = np.frombuffer(row["clean"], np.uint8).reshape(row["height"], row["width"], 3)
+    bright = np.argwhere(clean[..., 0] > clean[..., 0].min() + 64)
+    top, left = (int(v) for v in np.clip(bright[0] - (2, _ZOOM // 2), 0, (row["height"] - _ZOOM, row["width"] - _ZOOM)))
+    axes.imshow(image, interpolation="nearest")
+    axes.add_patch(Rectangle((left - 0.5, top - 0.5), _ZOOM, _ZOOM, fill=False, edgecolor="#d55e00", lw=1.2))
+    inset = axes.inset_axes((0.52, 0.0, 0.48, 0.48))
+    inset.imshow(image[top : top + _ZOOM, left : left + _ZOOM], interpolation="nearest")
+    for part in (axes, inset):
+        part.set_xticks([])
+        part.set_yticks([])
+        for spine in part.spines.values():
+            spine.set_color("#d55e00" if part is inset else THEMES[theme]["ink"])
+            spine.set_linewidth(1.2 if part is inset else 0.5)
+
+
+def _draw_curve(axes: Axes, curve: Curve, colour: str, label: str, confidence: float) -> None:
+    mean = curve.seeds.mean(0)
+    for seed in curve.seeds if len(curve.seeds) > 1 else ():
+        axes.plot(curve.sigmas, seed, color=colour, lw=0.6, alpha=0.45)
+    axes.plot(curve.sigmas, mean, "o-", color=colour, lw=1.8, ms=3.5, label=label)
+    halves = [half_width(list(level), confidence) for level in curve.seeds.T]
+    if len(curve.seeds) > 2:  # with two seeds Student's interval is wider than any axis; the seeds themselves are drawn
+        half = np.array([h or 0.0 for h in halves])
+        axes.fill_between(curve.sigmas, mean - half, mean + half, color=colour, alpha=0.15, lw=0)
+
+
+def _cycle(count: int) -> list[str]:
+    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
+
+
+def _figure(size: tuple[float, float], theme: str) -> Figure:
+    figure = Figure(figsize=size, facecolor=THEMES[theme]["paper"])
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _style(axes: Axes, theme: str) -> None:
+    ink = THEMES[theme]["ink"]
+    axes.set_facecolor(THEMES[theme]["paper"])
+    axes.tick_params(colors=ink, labelsize=9)
+    axes.xaxis.label.set_color(ink)
+    axes.grid(color=ink, alpha=0.12, lw=0.6)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(ink)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with mpl.rc_context({"svg.hashsalt": "dcnas", "svg.fonttype": "path"}), atomic_write(path) as temporary:
+        kind = path.suffix.removeprefix(".")
+        metadata = {"Date": None} if kind == "svg" else {"Software": None}  # no time stamps: same records, same bytes
+        figure.savefig(temporary, format=kind, dpi=150, facecolor=figure.get_facecolor(), metadata=metadata)
