@@ -1,6 +1,8 @@
 # The doors. Each sets up what it needs; `make help` explains them.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
+
+# No analytics leave this machine; Prefect's temporary server gets the time that a busy small machine needs to start.
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
@@ -9,11 +11,46 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS := 120
 UV_VERSION := 0.13.9
 READY := .venv/.ready
 MEMBERS := $(wildcard packages/*/pyproject.toml stages/*/pyproject.toml)
-IN_ENV := PATH="$$PWD/.venv/bin:$$PATH" VIRTUAL_ENV="$$PWD/.venv"
+IN_ENV := PATH="$$PWD/.venv/bin:$$PATH"
+CODE := packages stages tests benchmarks
 
-$(READY): requirements.lock pyproject.toml $(MEMBERS)
-	@sh ./tools/setup.sh $(UV_VERSION)
+.PHONY: help setup repro flow test check lint bench lock
+
+help: ## Explain the doors
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock pyproject.toml tools/setup.sh $(MEMBERS)
+	@sh tools/setup.sh $(UV_VERSION)
 	@touch $(READY)
 
-.PHONY: setup
 setup: $(READY) ## Make or update the environment in .venv; at once when nothing changed
+
+repro: $(READY) ## Run every stale pipeline stage, from data to tables; PRESET=paper takes a stored setting first
+	@if [ -n "$(PRESET)" ]; then $(IN_ENV) dcnas preset "$(PRESET)"; fi
+	@$(IN_ENV) dcnas params
+	@echo "running the pipeline: dvc repro"
+	@$(IN_ENV) dvc repro
+	@cat results/table_1.md
+	@echo "all tables and figures: $$PWD/results/index.html"
+
+flow: $(READY) ## The same as repro, as a Prefect flow
+	@$(IN_ENV) dcnas flow run
+
+test: $(READY) ## Run all tests
+	@echo "running all tests: about 8 minutes on 2 cores"
+	@$(IN_ENV) pytest
+
+lint: $(READY)
+	@$(IN_ENV) ruff format --check $(CODE)
+	@$(IN_ENV) ruff check $(CODE)
+	@$(IN_ENV) mypy
+	@$(IN_ENV) lint-imports
+
+check: lint test ## Format, lint, types, import floors, tests
+
+bench: $(READY) ## Run the benchmarks; each prints ratios measured in one run
+	@$(IN_ENV) sh -c 'for script in benchmarks/*.py; do echo "== $$script"; python "$$script" --json "benchmarks/results/$$(basename "$$script" .py).json"; done'
+
+lock: $(READY) ## Resolve the dependencies again and write requirements.lock: versions and hashes, no addresses
+	@.venv/bin/uv lock --upgrade
+	@.venv/bin/uv export --quiet --format requirements-txt --no-emit-workspace --no-header --no-annotate --all-packages --all-groups --output-file requirements.lock

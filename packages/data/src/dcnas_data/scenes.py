@@ -1,17 +1,19 @@
 """Two-digit scenes (paper, Sec. 3): a constant gray background with two digits that do not overlap."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from dcnas_harness.errors import CorruptArtefactError
-from dcnas_schema.parquet import read_parquet
-from dcnas_schema.scenes import DIGIT_SIZE, DIGITS_PER_SCENE, SPLITS, ScenesMetadata, scenes_schema
 from numpy.typing import NDArray
 
 from dcnas_data.sources import DigitSet
+from dcnas_harness.errors import CorruptArtefactError
+from dcnas_schema.parquet import read_parquet
+from dcnas_schema.scenes import DIGIT_SIZE, DIGITS_PER_SCENE, SPLITS, ScenesMetadata, scenes_schema
 
 _CHUNK = 2048
 """Scenes composed at a time, one row group: bounds the memory."""
@@ -72,11 +74,14 @@ def read_scenes(path: Path) -> Scenes:
     table, metadata = read_parquet(path, scenes_schema(size), ScenesMetadata)
     if table.num_rows != metadata.scenes:
         raise CorruptArtefactError(
-            f"{path} holds {table.num_rows} scenes, its metadata says {metadata.scenes}.", remedy="run: dvc repro generate_data"
+            f"{path} holds {table.num_rows} scenes, its metadata says {metadata.scenes}.",
+            remedy="run: dvc repro generate_data",
         )
     corners = np.stack([_pair_values(table["top"]), _pair_values(table["left"])], axis=-1)
     if corners.min() < 0 or corners.max() > size - DIGIT_SIZE:
-        raise CorruptArtefactError(f"{path} has a digit's box outside its scene.", remedy="run: dvc repro generate_data")
+        raise CorruptArtefactError(
+            f"{path} has a digit's box outside its scene.", remedy="run: dvc repro generate_data"
+        )
     return Scenes(
         images=_pixels(table["image"], size), labels=_pair_values(table["label"]), corners=corners, metadata=metadata
     )
@@ -91,10 +96,13 @@ def _size_of(path: Path) -> int:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise CorruptArtefactError(f"{path} is damaged: {reason}", remedy="delete it, then run: dvc repro generate_data") from error
+        raise CorruptArtefactError(
+            f"{path} is damaged: {reason}", remedy="delete it, then run: dvc repro generate_data"
+        ) from error
     if "image" not in schema.names or not pa.types.is_fixed_size_binary(schema.field("image").type):
         raise CorruptArtefactError(f"{path} is not a table of scenes.", remedy="run: dvc repro generate_data")
-    return round(schema.field("image").type.byte_width ** 0.5)
+    width: int = schema.field("image").type.byte_width
+    return math.isqrt(width)
 
 
 def _place(generator: np.random.Generator, n: int, size: int) -> NDArray[np.int16]:
@@ -125,8 +133,8 @@ def _pairs(values: NDArray[np.generic], item: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel(), item), type=kind)
 
 
-def _pair_values(column: pa.ChunkedArray) -> NDArray[np.generic]:
-    values: NDArray[np.generic] = pa.chunked_array([chunk.flatten() for chunk in column.chunks]).to_numpy().copy()
+def _pair_values(column: pa.ChunkedArray) -> NDArray[Any]:
+    values: NDArray[Any] = pa.chunked_array([chunk.flatten() for chunk in column.chunks]).to_numpy().copy()
     return values.reshape(-1, DIGITS_PER_SCENE)
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_schema.params import DigitsParams
 from dcnas_schema.scenes import DIGIT_SIZE
-from numpy.typing import NDArray
 
 MNIST_VALIDATION_DIGITS = 5000
 """The last digits of MNIST's training set, kept for validation scenes."""
@@ -117,7 +118,8 @@ def _mnist_files(root: Path, *, download: bool) -> dict[str, Path]:
             )
         if (actual := hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()) != md5:
             raise CorruptArtefactError(
-                f"MNIST's file {path} is damaged: its MD5 is {actual}, not {md5}.", remedy="delete it and fetch it again"
+                f"MNIST's file {path} is damaged: its MD5 is {actual}, not {md5}.",
+                remedy="delete it and fetch it again",
             )
         found[name] = path
     return found

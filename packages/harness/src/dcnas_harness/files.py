@@ -84,7 +84,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro") from error
     except ValueError as error:
-        raise CorruptArtefactError(f"{path} is not valid JSON: {error}", remedy="delete it, then run: dvc repro") from error
+        raise CorruptArtefactError(
+            f"{path} is not valid JSON: {error}", remedy="delete it, then run: dvc repro"
+        ) from error
 
 
 def sha256_of(path: Path) -> str:
@@ -143,7 +145,8 @@ def _explain_disk_error(error: Exception, path: Path) -> DcnasError | None:
         number = int(match.group(1) or match.group(2))  # safetensors and pyarrow put the number into the text
     if number in (errno.ENOSPC, errno.EDQUOT):
         return UnfitEnvironmentError(
-            f"No space left on the disk while writing {path}.", remedy="free some space, then run the same command again"
+            f"No space left on the disk while writing {path}.",
+            remedy="free some space, then run the same command again",
         )
     if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
         reason = os.strerror(number).lower()

@@ -32,7 +32,10 @@ def run_main(main: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         _fail("interrupted: what was complete is kept; run the same command again to go on", ExitCode.INTERRUPTED)
     except MemoryError:
-        _fail("error: out of memory\n  remedy: use a smaller batch size or close other programs", ExitCode.UNFIT_ENVIRONMENT)
+        _fail(
+            "error: out of memory\n  remedy: use a smaller batch size or close other programs",
+            ExitCode.UNFIT_ENVIRONMENT,
+        )
     except Exception:
         traceback.print_exc()
         _fail("this is a bug of dcnas: please report it with the lines above", ExitCode.BUG)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from dcnas_schema.provenance import DeviceCard, DeviceState
 
 _Reader = Callable[[], Any]
@@ -32,7 +33,7 @@ def device_card(device: torch.device) -> DeviceCard:
         kind="cuda",
         name=torch.cuda.get_device_name(device),
         cuda=torch.version.cuda,
-        cudnn=torch.backends.cudnn.version(),
+        cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch
         absent=absent,
         **values,
         **common,
@@ -82,9 +83,12 @@ def _nvml_state(device: torch.device) -> dict[str, _Reader] | str:
         return handle
     import pynvml
 
-    reasons = getattr(  # the older name is deprecated in CUDA 13 and missing from 14
-        pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None
-    ) or pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
+    reasons = (
+        getattr(  # the older name is deprecated in CUDA 13 and missing from 14
+            pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None
+        )
+        or pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
+    )
     return {
         "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
         "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),

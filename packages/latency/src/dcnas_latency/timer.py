@@ -29,7 +29,7 @@ def time_calls(call: Callable[[], object], device: torch.device, *, warmup: int,
     if device.type != "cuda":
         return Timing(wall_ms=[_wall_ms(call) for _ in range(repeats)], device_ms=None)
     wall, gpu = [], []
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call] # torch
     for _ in range(repeats):
         torch.cuda.synchronize(device)
         began = time.perf_counter()

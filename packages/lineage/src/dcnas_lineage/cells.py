@@ -1,7 +1,7 @@
 """From source files to the text of a table cell: one rule for the table that is printed and for the audit that derives it again."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy import stats
+
 from dcnas_schema.cells import Cell
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.records import RECORD, EvaluationMetadata
-from scipy import stats
 
 NOTHING = "–"
 """Printed where a model lacks the task, or the paper gives no figure."""
@@ -46,7 +47,7 @@ def derive(cell: Cell, *, confidence: float, root: Path) -> Derived:
     """
     rules: dict[str, Callable[[], Derived]] = {
         "label": lambda: Derived(text=cell.pointer, value=None),
-        "paths": lambda: Derived(text=" ".join(cell.sources), value=None),
+        "paths": lambda: Derived(text=_short(cell.sources), value=None),
         "count": lambda: Derived(text=f"{len(cell.sources)}/{cell.pointer}", value=float(len(cell.sources))),
         "reference": lambda: _reference(cell, root),
         "value": lambda: _shared_value(cell, root),
@@ -128,6 +129,19 @@ def _median_spread(cell: Cell, root: Path) -> Derived:
     )
     digits = cell.decimals
     return Derived(text=f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]", value=median, low=low, high=high)
+
+
+def _short(paths: Sequence[str]) -> str:
+    """Write paths that differ in one folder as the shell would: data/evaluate/unet_s/{0,1}/record.parquet."""
+    parts = [path.split("/") for path in paths]
+    if len({len(part) for part in parts}) != 1 or len(parts) < 2:
+        return " ".join(paths)
+    differing = [names for names in zip(*parts, strict=True) if len(set(names)) > 1]
+    if len(differing) != 1:
+        return " ".join(paths)
+    return "/".join(
+        names[0] if len(set(names)) == 1 else "{" + ",".join(names) + "}" for names in zip(*parts, strict=True)
+    )
 
 
 def as_dict(derived: Derived, key: str) -> dict[str, Any]:

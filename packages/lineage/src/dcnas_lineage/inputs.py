@@ -20,7 +20,8 @@ def run_digest(parts: Mapping[str, str], packages: Iterable[str]) -> str:
         digest.update(f"{name}={value}\0".encode())
     for package in sorted(packages):
         spec = find_spec(package)
-        assert spec is not None and spec.submodule_search_locations, f"{package} is a package of this project"
+        assert spec is not None, f"{package} is a package of this project"
+        assert spec.submodule_search_locations, f"{package} is a package, not a module"
         root = Path(next(iter(spec.submodule_search_locations)))
         for path in sorted(root.rglob("*.py")):
             digest.update(f"{package}/{path.relative_to(root)}\0".encode())

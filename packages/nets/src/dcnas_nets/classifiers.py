@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from dcnas_schema.scenes import DIGIT_SIZE
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from dcnas_schema.scenes import DIGIT_SIZE
 
 CLASSES = 10
 EXPAND_RATIO = 2.5
@@ -80,7 +81,7 @@ def crop_digits(
     """
     Return the 28x28 boxes at `corners` (top, left), digit by digit; where a box leaves the image, the edge pixel is repeated.
     """
-    batch, digits, _ = corners.shape
+    batch = len(corners)
     height, width = image_BCHW.shape[-2:]
     offset = torch.arange(DIGIT_SIZE, device=corners.device)
     rows = (corners[..., 0, None] + offset).clamp(0, height - 1)
@@ -105,7 +106,9 @@ def crop_features(
     return torch.einsum("bdciw,bdjw->bdcij", tall, columns).flatten(0, 1)
 
 
-def _interpolation(start: Int[Tensor, "batch digits"], length: int, stride: int) -> Float[Tensor, "batch digits 4 length"]:
+def _interpolation(
+    start: Int[Tensor, "batch digits"], length: int, stride: int
+) -> Float[Tensor, "batch digits 4 length"]:
     size = DIGIT_SIZE / HEAD_CELLS
     centres = start[..., None] + size * (torch.arange(HEAD_CELLS, device=start.device) + 0.5)
     position = (centres / stride - 0.5).clamp(0, length - 1)

@@ -4,13 +4,13 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
-from dcnas_schema.params import ClassifierSpec, DenoiserSpec, JointSpec, ModelSpec
-from dcnas_schema.scenes import DIGITS_PER_SCENE
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dcnas_nets.classifiers import CLASSES, ConvClassifier, FeatureHead, MBConvClassifier, crop_digits, crop_features
 from dcnas_nets.unet import Decoder, Encoder, UNet, pad_to_stride
+from dcnas_schema.params import ClassifierSpec, DenoiserSpec, JointSpec, ModelSpec
+from dcnas_schema.scenes import DIGITS_PER_SCENE
 
 
 class Output(NamedTuple):
@@ -51,7 +51,8 @@ class Denoiser(SceneModel):
     def forward(
         self, image_BCHW: Float[Tensor, "batch 3 height width"], corners: Int[Tensor, "batch digits 2"]
     ) -> Output:
-        """Restore the scenes; `corners` is not used."""
+        """Restore the scenes; the boxes are not needed."""
+        del corners
         return Output(self.unet(image_BCHW), None)
 
 

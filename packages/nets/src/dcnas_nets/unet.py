@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from dcnas_schema.params import UNetSpec
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from dcnas_schema.params import UNetSpec
 
 
 class Encoder(nn.Module):
@@ -70,7 +71,11 @@ def conv_stack(before: int, width: int, convs: int) -> nn.Sequential:
     """Return `convs` times a biased 3x3 convolution, batch norm, ReLU."""
     layers: list[nn.Module] = []
     for i in range(convs):
-        layers += [nn.Conv2d(before if i == 0 else width, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Conv2d(before if i == 0 else width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
     return nn.Sequential(*layers)
 
 

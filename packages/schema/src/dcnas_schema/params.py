@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from dcnas_harness.errors import BadInputError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+
+from dcnas_harness.errors import BadInputError
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -242,7 +243,9 @@ class Params(Section):
     def _references_exist(self) -> Self:
         for name in self.runs.models:
             if name not in self.models:
-                raise ValueError(f"runs.models names {name!r}, which models does not define{_did_you_mean(name, self.models)}")
+                raise ValueError(
+                    f"runs.models names {name!r}, which models does not define{_did_you_mean(name, self.models)}"
+                )
         unknown = [sigma for sigma in self.evaluate.panel.sigmas if sigma not in self.noise.sigmas]
         if unknown:
             raise ValueError(f"evaluate.panel.sigmas has {unknown}, not in noise.sigmas {list(self.noise.sigmas)}")
@@ -265,7 +268,8 @@ def load_params(path: Path) -> Params:
     except ValidationError as error:
         problems = "\n".join(f"  {path.name}: {_problem(detail)}" for detail in error.errors(include_url=False))
         raise BadInputError(
-            f"{path} is not a valid parameter file:\n{problems}", remedy=f"correct {path.name}; presets/ holds valid ones"
+            f"{path} is not a valid parameter file:\n{problems}",
+            remedy=f"correct {path.name}; presets/ holds valid ones",
         ) from error
 
 
@@ -281,7 +285,9 @@ def read_yaml(path: Path) -> Any:
     except FileNotFoundError as error:
         raise BadInputError(f"{path} does not exist.", remedy="run: dcnas preset demo") from error
     except (YAMLError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path} cannot be read as YAML 1.2:\n{error}", remedy="correct the line named above") from error
+        raise BadInputError(
+            f"{path} cannot be read as YAML 1.2:\n{error}", remedy="correct the line named above"
+        ) from error
 
 
 def digest_of(value: BaseModel) -> str:
@@ -292,7 +298,9 @@ def digest_of(value: BaseModel) -> str:
 
 def _problem(detail: Any) -> str:
     tags = {"denoiser", "classifier", "joint"}
-    keys = [str(key) for i, key in enumerate(detail["loc"]) if not (i == 2 and key in tags and detail["loc"][0] == "models")]
+    keys = [
+        str(key) for i, key in enumerate(detail["loc"]) if not (i == 2 and key in tags and detail["loc"][0] == "models")
+    ]
     place = ".".join(keys) or "the file"
     value, message = detail["input"], detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":

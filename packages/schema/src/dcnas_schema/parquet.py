@@ -6,9 +6,10 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
+
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import atomic_write
-from pydantic import BaseModel, ValidationError
 
 METADATA_KEY = b"dcnas"
 Metadata = TypeVar("Metadata", bound=BaseModel)

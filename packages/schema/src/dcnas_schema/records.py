@@ -47,9 +47,10 @@ PANEL = pa.schema(
         pa.field("restored", pa.binary()),
         pa.field("label", pa.list_(pa.field("item", pa.uint8(), nullable=False)), nullable=False),
         pa.field("predicted", pa.list_(pa.field("item", pa.uint8(), nullable=False))),
+        pa.field("corners", pa.list_(pa.field("item", pa.int16(), nullable=False)), nullable=False),
     ]
 )
-"""Sample images, RGB uint8 (clamped for display), height x width x 3, row-major."""
+"""Sample images, RGB uint8 (clamped for display), height x width x 3, row-major; `corners`: top, left of each digit's box."""
 
 
 class TrainingMetadata(Record):

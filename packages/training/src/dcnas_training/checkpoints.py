@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcnas_harness.errors import CorruptArtefactError
-from dcnas_harness.files import atomic_write, sha256_of, write_json
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from dcnas_harness.errors import CorruptArtefactError
+from dcnas_harness.files import atomic_write, sha256_of, write_json
 
 _KEEP = 2
 _VERSION = 1
@@ -94,7 +95,8 @@ class CheckpointFolder:
                 problems.append(str(error))
         if problems:
             raise CorruptArtefactError(
-                "No checkpoint is whole:\n" + "\n".join(problems), remedy=f"delete {self.folder} to train from the start"
+                "No checkpoint is whole:\n" + "\n".join(problems),
+                remedy=f"delete {self.folder} to train from the start",
             )
         return None
 
@@ -111,7 +113,9 @@ class CheckpointFolder:
         if version != _VERSION:
             raise CorruptArtefactError(f"{path} was written by another version ({version}; this one reads {_VERSION}).")
         if not tensors_path.is_file() or sha256_of(tensors_path) != digest:
-            raise CorruptArtefactError(f"{tensors_path} is missing or damaged: its SHA-256 is not the one in {path.name}.")
+            raise CorruptArtefactError(
+                f"{tensors_path} is missing or damaged: its SHA-256 is not the one in {path.name}."
+            )
         return epoch, _put_tensors(tree, load_tensors(tensors_path))
 
 

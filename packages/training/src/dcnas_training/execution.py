@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
+
 from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_schema.params import DeviceParams
-from torch import nn
 
 _WIDE = 32
 
@@ -43,7 +44,9 @@ def choose_device(params: DeviceParams) -> torch.device:
         return torch.device("cuda", 0)
     if params.kind == "cuda":
         raise UnfitEnvironmentError(
-            "device.kind is cuda, but torch finds no CUDA device.", where="params.yaml", remedy="set device.kind: auto or cpu"
+            "device.kind is cuda, but torch finds no CUDA device.",
+            where="params.yaml",
+            remedy="set device.kind: auto or cpu",
         )
     return torch.device("cpu")
 

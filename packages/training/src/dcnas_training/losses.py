@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from dcnas_schema.params import LossParams
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from dcnas_schema.params import LossParams
 
 
 def charbonnier(

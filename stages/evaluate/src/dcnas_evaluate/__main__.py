@@ -1,7 +1,8 @@
-"""
+r"""
 Score one trained model on every test scene at every noise level, count its cost, and time it.
 
-Run:    python -m dcnas_evaluate --model dcnet_reduced_integrated --seed 0 --scenes data/generate_data/digits --trained data/retrain/dcnet_reduced_integrated/0 --out data/evaluate/dcnet_reduced_integrated/0
+Run:    python -m dcnas_evaluate --model unet_s --seed 0 --scenes data/generate_data/digits --trained data/retrain/unet_s/0 \
+            --out data/evaluate/unet_s/0
 Takes:  params.yaml (device, noise, models, evaluate); test.parquet; weights.safetensors and log.parquet
 Expect: record.parquet (one row a noise level) and panel.parquet (sample images); everything but the measured time is the same at every run
 """
@@ -9,17 +10,18 @@ Expect: record.parquet (one row a noise level) and panel.parquet (sample images)
 import argparse
 from pathlib import Path
 
+from dcnas_evaluate.job import Job, evaluate_job
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
 from dcnas_schema.params import load_params
 
-from dcnas_evaluate.job import Job, evaluate_job
-
 
 def main() -> None:
     """Read the parameters, evaluate, write record and panel."""
-    parser = argparse.ArgumentParser(prog="python -m dcnas_evaluate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m dcnas_evaluate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
     parser.add_argument("--model", required=True, help="name of the model under models in the parameter file")
     parser.add_argument("--seed", type=int, required=True, help="the seed that the model was trained with")
@@ -31,9 +33,15 @@ def main() -> None:
     die_with_parent()
     params = load_params(arguments.params)
     if arguments.model not in params.models:
-        raise BadInputError(f"No model is named {arguments.model!r}.", where=f"{arguments.params}: models", remedy=f"known are {', '.join(params.models)}")
+        raise BadInputError(
+            f"No model is named {arguments.model!r}.",
+            where=f"{arguments.params}: models",
+            remedy=f"known are {', '.join(params.models)}",
+        )
     require_writable(arguments.out)
-    job = Job(model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, trained=arguments.trained)
+    job = Job(
+        model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, trained=arguments.trained
+    )
     with exclusive_run(arguments.out, arguments.scratch):
         evaluate_job(job, arguments.out)
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
+
 from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
+from dcnas_evaluate.score import panel_rows, score_levels
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_latency.card import device_card, device_state
 from dcnas_latency.timer import time_calls
@@ -28,8 +30,6 @@ from dcnas_schema.records import (
 )
 from dcnas_training.checkpoints import load_tensors
 from dcnas_training.execution import Execution, choose_device, choose_execution, make_deterministic
-
-from dcnas_evaluate.score import panel_rows, score_levels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,8 @@
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from dcnas_data.loader import ResidentScenes, SceneBatch
 from dcnas_data.noise import evaluation_noise
 from dcnas_harness.console import progress
@@ -10,7 +12,6 @@ from dcnas_nets.models import Output, SceneModel
 from dcnas_schema.params import EvaluateParams, NoiseParams
 from dcnas_training.execution import Execution
 from dcnas_training.metrics import correct_digits, psnr_db, squared_error_per_image, ssim_per_image
-from torch import Tensor
 
 
 def score_levels(
@@ -59,6 +60,7 @@ def panel_rows(
                     "restored": None if output.restored is None else _rgb_bytes(output.restored[scene]),
                     "label": batch.labels[scene].tolist(),
                     "predicted": None if output.logits is None else output.logits[scene].argmax(-1).tolist(),
+                    "corners": batch.corners[scene].flatten().tolist(),
                 }
             )
     return rows

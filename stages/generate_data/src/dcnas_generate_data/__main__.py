@@ -9,16 +9,17 @@ Expect: train.parquet, validation.parquet, test.parquet; 30,000 scenes in less t
 import argparse
 from pathlib import Path
 
+from dcnas_generate_data.write import write_splits
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
 from dcnas_schema.params import load_params
 
-from dcnas_generate_data.write import write_splits
-
 
 def main() -> None:
     """Read the parameters, write the splits."""
-    parser = argparse.ArgumentParser(prog="python -m dcnas_generate_data", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m dcnas_generate_data", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
     parser.add_argument("--out", type=Path, required=True, help="folder for the three tables")
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")

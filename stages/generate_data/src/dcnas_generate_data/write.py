@@ -30,11 +30,21 @@ def write_splits(params: GenerateDataParams, out: Path) -> None:
                 seed=digits.seed,
                 background=digits.background,
                 provenance=collect_provenance(
-                    stage="generate_data", item=split, params_sha256=digest_of(params), seed=digits.seed, inputs=(), device=_card()
+                    stage="generate_data",
+                    item=split,
+                    params_sha256=digest_of(params),
+                    seed=digits.seed,
+                    inputs=(),
+                    device=_card(),
                 ),
             )
             batches = compose_scenes(
-                sources[split], split=split, count=count, size=digits.size, background=digits.background, seed=digits.seed
+                sources[split],
+                split=split,
+                count=count,
+                size=digits.size,
+                background=digits.background,
+                seed=digits.seed,
             )
             write_parquet(out / f"{split}.parquet", with_metadata(scenes_schema(digits.size), metadata), batches)
             report.update(done, f"{split}: {count} scenes")

@@ -1,7 +1,7 @@
 """
 Train one model with one seed, from scratch or from the newest checkpoint of the same code, parameters and data.
 
-Run:    python -m dcnas_retrain --model dcnet_reduced_integrated --seed 0 --scenes data/generate_data/digits --out data/retrain/dcnet_reduced_integrated/0
+Run:    python -m dcnas_retrain --model unet_s --seed 0 --scenes data/generate_data/digits --out data/retrain/unet_s/0
 Takes:  params.yaml (device, noise, models, retrain); train.parquet and validation.parquet
 Expect: weights.safetensors and log.parquet; same machine, seed and threads: the same bits, also after being killed
 """
@@ -12,27 +12,36 @@ from pathlib import Path
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
-from dcnas_schema.params import load_params
-
 from dcnas_retrain.job import Job, train_job
+from dcnas_schema.params import load_params
 
 
 def main() -> None:
     """Read the parameters, train, write weights and log."""
-    parser = argparse.ArgumentParser(prog="python -m dcnas_retrain", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m dcnas_retrain", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
     parser.add_argument("--model", required=True, help="name of the model under models in the parameter file")
     parser.add_argument("--seed", type=int, required=True, help="the one seed of this run")
     parser.add_argument("--scenes", type=Path, required=True, help="folder with train.parquet and validation.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and log")
-    parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for checkpoints and locks, never an output")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path(".scratch"), help="folder for checkpoints and locks, never an output"
+    )
     arguments = parser.parse_args()
     die_with_parent()
     params = load_params(arguments.params)
     if arguments.model not in params.models:
-        raise BadInputError(f"No model is named {arguments.model!r}.", where=f"{arguments.params}: models", remedy=f"known are {', '.join(params.models)}")
+        raise BadInputError(
+            f"No model is named {arguments.model!r}.",
+            where=f"{arguments.params}: models",
+            remedy=f"known are {', '.join(params.models)}",
+        )
     require_writable(arguments.out)
-    job = Job(model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, scratch=arguments.scratch)
+    job = Job(
+        model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, scratch=arguments.scratch
+    )
     with exclusive_run(arguments.out, arguments.scratch):
         train_job(job, arguments.out)
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
+
 from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
 from dcnas_latency.card import device_card
 from dcnas_lineage.collect import collect_provenance
 from dcnas_lineage.inputs import run_digest
 from dcnas_nets.models import build_model
+from dcnas_retrain.loop import Run, train
 from dcnas_schema.params import ModelSpec, NoiseParams, Params, RetrainParams, Section, digest_of
 from dcnas_schema.parquet import with_metadata, write_parquet
 from dcnas_schema.provenance import DeviceCard, Provenance
@@ -19,8 +21,6 @@ from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
 from dcnas_training.execution import Execution, choose_device, choose_execution, make_deterministic
 from dcnas_training.seeds import derive_seed
-
-from dcnas_retrain.loop import Run, train
 
 _CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data")
 
@@ -90,7 +90,11 @@ def train_job(job: Job, out: Path) -> None:
         provenance=provenance,
     )
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_tensors(out / "weights.safetensors", tensors, {"model": job.model, "seed": str(job.seed), "spec": spec.model_dump_json()})
+    save_tensors(
+        out / "weights.safetensors",
+        tensors,
+        {"model": job.model, "seed": str(job.seed), "spec": spec.model_dump_json()},
+    )
     log = pa.RecordBatch.from_pylist(rows, schema=TRAINING_LOG)
     write_parquet(out / "log.parquet", with_metadata(TRAINING_LOG, metadata), [log])
 
@@ -115,4 +119,6 @@ def _checkpoint_folder(job: Job, execution: Execution, provenance: Provenance) -
 
 
 def _fingerprint(card: DeviceCard) -> str:
-    return f"{card.kind} {card.name} {card.threads} threads, torch {card.torch} {torch.backends.cpu.get_cpu_capability()}"
+    return (
+        f"{card.kind} {card.name} {card.threads} threads, torch {card.torch} {torch.backends.cpu.get_cpu_capability()}"
+    )

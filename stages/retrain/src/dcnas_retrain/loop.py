@@ -1,11 +1,15 @@
 """The training loop: one long, flat, readable function, and the state that a killed run needs to go on bit for bit."""
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
 from dcnas_data.loader import ResidentScenes, SceneBatch
 from dcnas_data.noise import add_training_noise, evaluation_noise
 from dcnas_harness.console import progress
@@ -18,8 +22,6 @@ from dcnas_training.losses import scene_loss
 from dcnas_training.metrics import correct_digits, psnr_db, squared_error_per_image
 from dcnas_training.optimizers import EagerAdam
 from dcnas_training.seeds import derive_seed, generator
-from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 _STEPS_BETWEEN_CHECKS = 50
 """Steps after which losses are fetched from the device and checked: each fetch makes a GPU wait."""
@@ -39,6 +41,15 @@ class Run:
     seed: int
     checkpoints: CheckpointFolder
     label: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """What the validation scenes say of the model; `None` for a task that it does not have."""
+
+    loss: float
+    psnr_db: float | None
+    top1_pct: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +105,13 @@ def train(run: Run) -> list[dict[str, Any]]:
             rate = state.optimizer.param_groups[0]["lr"]
             loss = _train_epoch(run, state, sigmas, epoch)
             scores = validate(run, validation)
-            if not torch.tensor(scores["validation_loss"]).isfinite():
+            if not math.isfinite(scores.loss):
                 raise _not_finite("validation loss", epoch, "validation", rate, run)
-            state.schedule.step(scores["validation_loss"])
-            state.rows.append({"epoch": epoch, "learning_rate": rate, "train_loss": loss, **scores})
+            state.schedule.step(scores.loss)
+            state.rows.append(_log_row(epoch, rate, loss, scores))
             run.checkpoints.save(epoch, state.to_save())
             speed = len(run.train) / (time.monotonic() - began)
-            report.update(epoch, f"loss {loss:.4f}, validation {scores['validation_loss']:.4f}, {speed:.0f} scenes/s")
+            report.update(epoch, f"loss {loss:.4f}, validation {scores.loss:.4f}, {speed:.0f} scenes/s")
     run.model.eval()
     return state.rows
 
@@ -129,7 +140,7 @@ def train_step(run: Run, state: State, batch: SceneBatch, sigmas: Tensor) -> Ten
         output = run.model(image, batch.corners)
     loss = scene_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call] # torch
     state.optimizer.step()
     return loss.detach()
 
@@ -144,7 +155,7 @@ def network_input(run: Run, state: State, batch: SceneBatch, sigmas: Tensor) -> 
     )
 
 
-def validate(run: Run, batches: list[tuple[Tensor, SceneBatch]]) -> dict[str, float | None]:
+def validate(run: Run, batches: list[tuple[Tensor, SceneBatch]]) -> Scores:
     """Return the loss, PSNR [dB] and top-1 [%] on the validation scenes, each with one fixed noise."""
     run.model.eval()
     losses, errors, correct = [], [], []
@@ -158,10 +169,21 @@ def validate(run: Run, batches: list[tuple[Tensor, SceneBatch]]) -> dict[str, fl
                 errors.append(squared_error_per_image(output.restored.clamp(0, 1), batch.clean))
             if output.logits is not None:
                 correct.append(correct_digits(output.logits, batch.labels).float())
+    return Scores(
+        loss=float(torch.stack(losses).sum()) / len(run.validation),
+        psnr_db=float(psnr_db(torch.cat(errors)).mean()) if errors else None,
+        top1_pct=100 * float(torch.cat(correct).mean()) if correct else None,
+    )
+
+
+def _log_row(epoch: int, rate: float, loss: float, scores: Scores) -> dict[str, Any]:
     return {
-        "validation_loss": float(torch.stack(losses).sum()) / len(run.validation),
-        "validation_psnr_db": float(psnr_db(torch.cat(errors)).mean()) if errors else None,
-        "validation_top1_pct": 100 * float(torch.cat(correct).mean()) if correct else None,
+        "epoch": epoch,
+        "learning_rate": rate,
+        "train_loss": loss,
+        "validation_loss": scores.loss,
+        "validation_psnr_db": scores.psnr_db,
+        "validation_top1_pct": scores.top1_pct,
     }
 
 
@@ -186,7 +208,11 @@ def _check_finite(losses: list[Tensor], checked: int, epoch: int, rate: float, r
 
 
 def _not_finite(what: str, epoch: int, batch: str, rate: float, run: Run) -> NumericalError:
-    last = f"the last good checkpoint is epoch {epoch - 1} in {run.checkpoints.folder}" if epoch > 1 else "there is no checkpoint yet"
+    last = (
+        f"the last good checkpoint is epoch {epoch - 1} in {run.checkpoints.folder}"
+        if epoch > 1
+        else "there is no checkpoint yet"
+    )
     return NumericalError(
         f"The {what} is not finite at epoch {epoch}, batch {batch}, learning rate {rate:g}; {last}.",
         where=run.label,

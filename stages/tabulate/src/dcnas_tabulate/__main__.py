@@ -12,13 +12,14 @@ from pathlib import Path
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
 from dcnas_schema.params import load_params
-
 from dcnas_tabulate.job import tabulate
 
 
 def main() -> None:
     """Read the parameters and records, write the results."""
-    parser = argparse.ArgumentParser(prog="python -m dcnas_tabulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m dcnas_tabulate", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
     parser.add_argument("--records", type=Path, required=True, help="folder with <model>/<seed>/record.parquet")
     parser.add_argument("--reference", type=Path, required=True, help="the paper's figures, CSV")

@@ -8,22 +8,34 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
-from dcnas_harness.files import atomic_write
-from dcnas_lineage.cells import half_width, read_record
-from dcnas_schema.parquet import read_parquet
-from dcnas_schema.records import PANEL, PanelMetadata
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from dcnas_harness.files import atomic_write
+from dcnas_lineage.cells import half_width, read_record
+from dcnas_schema.parquet import read_parquet
+from dcnas_schema.records import PANEL, PanelMetadata
+from dcnas_schema.scenes import DIGIT_SIZE
 from dcnas_tabulate.layout import Run, row_label
 
 THEMES = {"light": {"ink": "#1f2328", "paper": "#ffffff"}, "dark": {"ink": "#e6edf3", "paper": "#0d1117"}}
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#8c6bb1",
+    "#7f7f7f",
+    "#a6761d",
+    "#66a61e",
+)
+_LINES = {"joint": "-", "denoiser": "--", "classifier": "-."}
 _CURVES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "top1_pct": "Top-1 (%)"}
-_ZOOM = 28
-"""Side of the zoomed region in pixels: one digit."""
+_BOX = "#d55e00"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,15 +65,36 @@ def draw_curves(runs: Sequence[Run], out: Path, *, confidence: float) -> None:
             _style(axes, theme)
             for colour, run in zip(_cycle(len(runs)), runs, strict=True):
                 if (curve := curves(run, column)) is not None:
-                    _draw_curve(axes, curve, colour, row_label(run.model, run.spec), confidence)
+                    _draw_curve(
+                        axes,
+                        curve,
+                        confidence,
+                        color=colour,
+                        ls=_LINES[run.spec.kind],
+                        label=row_label(run.model, run.spec),
+                    )
             noisy = curves(runs[0], f"noisy_{column}") if runs and column == "ssim" else None
             if noisy is not None:
-                axes.plot(noisy.sigmas, noisy.seeds.mean(0), ":", color=THEMES[theme]["ink"], label="noisy input", lw=1.2)
+                axes.plot(
+                    noisy.sigmas, noisy.seeds.mean(0), ":", color=THEMES[theme]["ink"], label="noisy input", lw=1.2
+                )
             axes.set_xlabel("noise σ, in units of the [0, 1] pixel range")
             axes.set_title(title, color=THEMES[theme]["ink"], fontsize=11)
-        handles = {label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        handles = {
+            label: handle
+            for axes in figure.axes
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
         if handles:
-            figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=4, frameon=False, labelcolor=THEMES[theme]["ink"], fontsize=9)
+            figure.legend(
+                handles.values(),
+                handles.keys(),
+                loc="lower center",
+                ncols=4,
+                frameon=False,
+                labelcolor=THEMES[theme]["ink"],
+                fontsize=9,
+            )
         figure.tight_layout(rect=(0, 0.16, 1, 1))
         _save(figure, out / f"curves_{theme}.svg")
 
@@ -77,19 +110,21 @@ def draw_panel(runs: Sequence[Run], out: Path) -> None:
     for theme in THEMES:
         levels = [row for row in next(iter(rows_of.values())) if row["scene"] == 0] if rows_of else []
         columns = 2 + len(shown)
-        figure = _figure((1.75 * columns, max(2.25 * len(levels), 1)), theme)
+        figure = _figure((1.75 * columns, max(3.1 * len(levels), 1)), theme)
+        grid = figure.add_gridspec(max(2 * len(levels), 1), columns, height_ratios=[1, 0.6] * len(levels) or None)
         for i, first in enumerate(levels):
             images = [("clean", first["clean"], None), ("noisy", first["noisy"], None)]
             for run in shown:
                 row = next(r for r in rows_of[run.model] if r["scene"] == 0 and r["sigma"] == first["sigma"])
                 images.append((row_label(run.model, run.spec).replace(" ", "\n", 1), row["restored"], row["predicted"]))
             for j, (title, content, predicted) in enumerate(images):
-                axes: Axes = figure.add_subplot(len(levels), columns, i * columns + j + 1)
-                _show(axes, content, first, theme)
+                whole, zoom = figure.add_subplot(grid[2 * i, j]), figure.add_subplot(grid[2 * i + 1, j])
+                _show(whole, zoom, content, first, theme)
                 if i == 0:
-                    axes.set_title(title, color=THEMES[theme]["ink"], fontsize=8)
-                axes.set_xlabel(_caption(predicted, first["label"]), color=THEMES[theme]["ink"], fontsize=8)
-            figure.axes[i * columns].set_ylabel(f"σ = {first['sigma']:g}", color=THEMES[theme]["ink"], fontsize=9)
+                    whole.set_title(title, color=THEMES[theme]["ink"], fontsize=8)
+                if j == 0:
+                    whole.set_ylabel(f"σ = {first['sigma']:g}", color=THEMES[theme]["ink"], fontsize=9)
+                zoom.set_xlabel(_caption(predicted, first["label"]), color=THEMES[theme]["ink"], fontsize=8)
         figure.tight_layout()
         _save(figure, out / f"figure_3_{theme}.png")
 
@@ -106,32 +141,29 @@ def _caption(predicted: list[int] | None, label: list[int]) -> str:
     return "  ".join(f"{p} {'✓' if p == truth else '✗'}" for p, truth in zip(predicted, label, strict=True))
 
 
-def _show(axes: Axes, content: bytes, row: dict[str, Any], theme: str) -> None:
+def _show(whole: Axes, zoom: Axes, content: bytes, row: dict[str, Any], theme: str) -> None:
+    """Draw the scene with a box around its first digit, and the box enlarged."""
     image = np.frombuffer(content, np.uint8).reshape(row["height"], row["width"], 3)
-    clean = np.frombuffer(row["clean"], np.uint8).reshape(row["height"], row["width"], 3)
-    bright = np.argwhere(clean[..., 0] > clean[..., 0].min() + 64)
-    top, left = (int(v) for v in np.clip(bright[0] - (2, _ZOOM // 2), 0, (row["height"] - _ZOOM, row["width"] - _ZOOM)))
-    axes.imshow(image, interpolation="nearest")
-    axes.add_patch(Rectangle((left - 0.5, top - 0.5), _ZOOM, _ZOOM, fill=False, edgecolor="#d55e00", lw=1.2))
-    inset = axes.inset_axes((0.52, 0.0, 0.48, 0.48))
-    inset.imshow(image[top : top + _ZOOM, left : left + _ZOOM], interpolation="nearest")
-    for part in (axes, inset):
-        part.set_xticks([])
-        part.set_yticks([])
-        for spine in part.spines.values():
-            spine.set_color("#d55e00" if part is inset else THEMES[theme]["ink"])
-            spine.set_linewidth(1.2 if part is inset else 0.5)
+    top, left = row["corners"][:2]
+    whole.imshow(image, interpolation="nearest")
+    whole.add_patch(Rectangle((left - 0.5, top - 0.5), DIGIT_SIZE, DIGIT_SIZE, fill=False, edgecolor=_BOX, lw=1.2))
+    zoom.imshow(image[top : top + DIGIT_SIZE, left : left + DIGIT_SIZE], interpolation="nearest")
+    for axes in (whole, zoom):
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set_color(_BOX if axes is zoom else THEMES[theme]["ink"])
+            spine.set_linewidth(1.2 if axes is zoom else 0.5)
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, label: str, confidence: float) -> None:
+def _draw_curve(axes: Axes, curve: Curve, confidence: float, *, color: str, ls: str, label: str) -> None:
     mean = curve.seeds.mean(0)
     for seed in curve.seeds if len(curve.seeds) > 1 else ():
-        axes.plot(curve.sigmas, seed, color=colour, lw=0.6, alpha=0.45)
-    axes.plot(curve.sigmas, mean, "o-", color=colour, lw=1.8, ms=3.5, label=label)
-    halves = [half_width(list(level), confidence) for level in curve.seeds.T]
+        axes.plot(curve.sigmas, seed, color=color, ls=ls, lw=0.6, alpha=0.45)
+    axes.plot(curve.sigmas, mean, marker="o", color=color, ls=ls, lw=1.8, ms=3.5, label=label)
     if len(curve.seeds) > 2:  # with two seeds Student's interval is wider than any axis; the seeds themselves are drawn
-        half = np.array([h or 0.0 for h in halves])
-        axes.fill_between(curve.sigmas, mean - half, mean + half, color=colour, alpha=0.15, lw=0)
+        half = np.array([half_width(list(level), confidence) for level in curve.seeds.T])
+        axes.fill_between(curve.sigmas, mean - half, mean + half, color=color, alpha=0.15, lw=0)
 
 
 def _cycle(count: int) -> list[str]:

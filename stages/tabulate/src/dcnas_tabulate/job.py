@@ -11,7 +11,6 @@ from dcnas_harness.files import write_json, write_text
 from dcnas_lineage.cells import read_record
 from dcnas_schema.params import Params
 from dcnas_schema.records import EvaluationMetadata
-
 from dcnas_tabulate.figures import curves, draw_curves, draw_panel
 from dcnas_tabulate.layout import Run, layouts
 from dcnas_tabulate.page import footer, write_page
@@ -39,7 +38,7 @@ def tabulate(params: Params, records: Path, reference_file: Path, out: Path) -> 
     runs = read_runs(params, records)
     confidence = params.tabulate.confidence
     with progress("tabulate", 3) as report:
-        tables = [build_table(layout, confidence=confidence, reference_file=reference_file) for layout in layouts(params, runs)]
+        tables = [build_table(layout, confidence=confidence, reference_file=reference_file) for layout in layouts(runs)]
         notes = footer(params, runs)
         for table in tables:
             write_table(table, out, confidence=confidence, footer=notes)
@@ -95,7 +94,9 @@ def _require_one_protocol(runs: Iterable[Run]) -> None:
     first: tuple[Path, EvaluationMetadata] | None = None
     for path, metadata in ((p, m) for run in runs for p, m in zip(run.paths, run.metadata, strict=True)):
         first = first or (path, metadata)
-        if metadata.protocol.model_copy(update={"precision": "fp32"}) != first[1].protocol.model_copy(update={"precision": "fp32"}):
+        if metadata.protocol.model_copy(update={"precision": "fp32"}) != first[1].protocol.model_copy(
+            update={"precision": "fp32"}
+        ):
             raise CorruptArtefactError(
                 f"{path} was measured by another protocol than {first[0]}: {metadata.protocol} against {first[1].protocol}.",
                 remedy="run: dvc repro",

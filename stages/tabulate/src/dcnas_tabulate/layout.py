@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcnas_schema.cells import Cell, Reducer
-from dcnas_schema.params import ClassifierSpec, DenoiserSpec, JointSpec, ModelSpec, Params, UNetSpec
+from dcnas_schema.params import ClassifierSpec, DenoiserSpec, JointSpec, ModelSpec, UNetSpec
 from dcnas_schema.records import EvaluationMetadata
 
 BASELINE = UNetSpec(depth=4, base=32, multiplier=2.0, convs=2)
@@ -69,7 +69,7 @@ def row_label(model: str, spec: ModelSpec) -> str:
     return model
 
 
-def layouts(params: Params, runs: Sequence[Run]) -> list[Layout]:
+def layouts(runs: Sequence[Run]) -> list[Layout]:
     """Return the tables of Sec. 3: joint models, denoisers, classifiers; a table whose models do not run has no rows."""
     cards = list(dict.fromkeys(metadata.card.name for run in runs for metadata in run.metadata if metadata.latency))
     joint = tuple(run for run in runs if isinstance(run.spec, JointSpec))
@@ -188,9 +188,16 @@ def _count() -> tuple[Column, ...]:
 
 
 def _paper() -> tuple[Column, ...]:
-    fields = {"flops_m": "MACs (M)", "latency_ms": "lat. (ms)", "psnr_db": "PSNR (dB)", "ssim": "SSIM", "accuracy_pct": "top-1 (%)"}
+    fields = {
+        "flops_m": "MACs (M)",
+        "latency_ms": "lat. (ms)",
+        "psnr_db": "PSNR (dB)",
+        "ssim": "SSIM",
+        "accuracy_pct": "top-1 (%)",
+    }
     return tuple(
-        Column(title=f"paper {title}", key=f"paper_{name}", reducer="reference", pointer=name) for name, title in fields.items()
+        Column(title=f"paper {title}", key=f"paper_{name}", reducer="reference", pointer=name)
+        for name, title in fields.items()
     )
 
 

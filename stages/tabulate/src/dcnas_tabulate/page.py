@@ -2,14 +2,13 @@
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dcnas_harness.files import write_text
 from dcnas_schema.params import Params
 from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.records import EvaluationMetadata
-
 from dcnas_tabulate.layout import Run
 from dcnas_tabulate.tables import Table, printed
 
@@ -18,22 +17,31 @@ _STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6edf3; --paper: #0d1117; --faint: #30363d; --soft: #161b22; --accent: #56b4e9; }
 }
-body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 88rem; padding: 0 1.5rem; }
-h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.4rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
-th, td { border-bottom: 1px solid var(--faint); padding: .35rem .7rem; text-align: right; }
-th:first-child, td:first-child, td.text, th.text { text-align: left; } th { background: var(--soft); font-weight: 600; }
-td.paper, th.paper { color: color-mix(in srgb, var(--ink) 65%, var(--paper)); } td.better { color: var(--accent); font-weight: 700; }
-td.text { font-size: .8rem; white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
-img { max-width: 100%; height: auto; } dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; } dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
+body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 2rem auto; max-width: 92rem; padding: 0 1.5rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; }
+h2 { font-size: 1.15rem; margin-top: 2.4rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { border-bottom: 1px solid var(--faint); padding: .3rem .5rem; text-align: right; font-size: .86rem; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+th { background: var(--soft); font-weight: 600; }
+td.paper, th.paper { color: color-mix(in srgb, var(--ink) 65%, var(--paper)); }
+td.better { color: var(--accent); font-weight: 700; }
+td.text { font-size: .78rem; }
+img { max-width: 100%; height: auto; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; }
+dt { font-weight: 600; }
+dd { margin: 0; overflow-wrap: anywhere; }
 p.note { font-size: .9rem; max-width: 60rem; }
 """
 
 _READING = (
-    "Cells: mean over seeds ± half the width of its {confidence:.0%} interval (Student); the mean over all noise levels, and over those above 0, "
-    "because PSNR without noise is unbounded. A cell is marked better only where the interval of the difference, seed by seed, leaves out zero. "
-    "MACs of one scene of {size}x{size} pixels with one digit classified, as the paper's figures are. Latency: median [5th, 95th percentile] of the wall time of a synchronised pass of "
-    "a whole batch of {batch}. The paper's columns are its own, on its own device (GeForce RTX 3090) and data (MNIST); its latency is not synchronised."
+    "Cells: mean over seeds ± half the width of its {confidence:.0%} interval (Student); the mean over all noise levels, and over "
+    "those above 0, because PSNR without noise is unbounded. A cell is marked better only where the interval of the difference, seed "
+    "by seed, leaves out zero. MACs of one scene of {size}x{size} pixels with one digit classified, as the paper's figures are. "
+    "Latency: {latency}. The paper's columns are its own, on its own device (GeForce RTX 3090) and data (MNIST); its latency is not "
+    "synchronised."
 )
 
 
@@ -73,11 +81,13 @@ def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out
 
 
 def _reading(params: Params, runs: Sequence[Run]) -> str:
-    latency = next((m.latency for run in runs for m in run.metadata if m.latency), None)
-    text = _READING.format(
-        confidence=params.tabulate.confidence, size=_any(runs).cost.height, batch=latency.batch if latency else "no images"
+    measured = next((m.latency for run in runs for m in run.metadata if m.latency), None)
+    latency = (
+        f"median [5th, 95th percentile] of the wall time of a synchronised pass of a whole batch of {measured.batch}"
+        if measured
+        else "not measured (evaluate.latency.measure is off)"
     )
-    return text if latency else text + " Latency was not measured (evaluate.latency.measure is off)."
+    return _READING.format(confidence=params.tabulate.confidence, size=_any(runs).cost.height, latency=latency)
 
 
 def _data_note(params: Params) -> str:
@@ -100,9 +110,10 @@ def _cards(runs: Sequence[Run]) -> list[DeviceCard]:
 
 def _protocol_lines(metadata: EvaluationMetadata) -> list[str]:
     protocol = metadata.protocol
+    sigmas = ", ".join(f"{sigma:g}" for sigma in protocol.sigmas)
     clip = "clipped to [0, 1]" if protocol.clip_noisy else "not clipped"
     return [
-        f"noise: σ in {', '.join(f'{sigma:g}' for sigma in protocol.sigmas)} of the [0, 1] range; noisy images {clip}; seed {protocol.noise_seed}",
+        f"noise: σ in {sigmas} of the [0, 1] range; noisy images {clip}; seed {protocol.noise_seed}",
         f"PSNR: {protocol.psnr}",
         f"SSIM: {protocol.ssim}",
         f"precision: {protocol.precision}",
@@ -146,7 +157,8 @@ def _table_html(table: Table) -> str:
             cells.append(f"<td class='{marked}'>{html.escape(printed(cell).strip('*'))}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     body = "".join(rows) or "<tr><td>No model of this kind is in runs.models.</td></tr>"
-    return f"<h2>{html.escape(table.layout.title)}</h2><div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    heading = f"<h2>{html.escape(table.layout.title)}</h2>"
+    return f"{heading}<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def _picture(folder: Path, name: str, kind: str, alt: str) -> str:
@@ -158,5 +170,5 @@ def _picture(folder: Path, name: str, kind: str, alt: str) -> str:
     return f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)"><img src="{light}" alt="{html.escape(alt)}"></picture>'
 
 
-def _list_html(items: object) -> str:
-    return "<dl>" + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in items) + "</dl>"  # type: ignore[attr-defined] # narrowed by callers
+def _list_html(items: Iterable[Sequence[str]]) -> str:
+    return "<dl>" + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in items) + "</dl>"

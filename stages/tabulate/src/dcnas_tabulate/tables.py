@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from dcnas_harness.files import atomic_write, sha256_of, write_text
 from dcnas_lineage.cells import (
     NOTHING,
@@ -17,7 +18,6 @@ from dcnas_lineage.cells import (
     seed_values,
 )
 from dcnas_schema.cells import Cell, CellMap
-
 from dcnas_tabulate.layout import Column, Layout, Run, make_cell, noisy_cell, row_label
 
 
@@ -75,7 +75,10 @@ def to_markdown(table: Table) -> str:
     lines = [titles, *[[printed(cell) for cell in row] for row in table.rows]]
     widths = [max(len(line[i]) for line in lines) for i in range(len(titles))]
     rule = ["-" * widths[0], *["-" * (width - 1) + ":" for width in widths[1:-1]], "-" * widths[-1]]
-    text = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (lines[0], rule, *lines[1:])]
+    text = [
+        " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in (lines[0], rule, *lines[1:])
+    ]
     body = "\n".join(f"| {line} |" for line in text)
     empty = "" if table.rows else "\nNo model of this kind is in runs.models.\n"
     return f"## {table.layout.title}\n\n{body}\n{empty}"
@@ -140,6 +143,10 @@ def _to_arrow(table: Table) -> pa.Table:
         if column.reducer in ("label", "paths"):
             fields.append((column.title.lower(), pa.string()))
         else:
-            names = as_dict(Derived(text="", value=None), column.key) if column.reducer in ("mean_ci", "median_spread") else [column.key]
+            names = (
+                as_dict(Derived(text="", value=None), column.key)
+                if column.reducer in ("mean_ci", "median_spread")
+                else [column.key]
+            )
             fields += [(name, pa.float64()) for name in names]
     return pa.Table.from_pylist(_records(table), schema=pa.schema(fields))

@@ -1,0 +1,129 @@
+"""
+The dcnas command.
+
+Run:    dcnas --help
+Takes:  the project's folder (the current one, or one above it)
+Expect: exit 0, or the code of the error's class with one clear message
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dcnas_harness.errors import BadInputError
+from dcnas_harness.process import run_main
+from dcnas_schema.params import load_params
+
+app = typer.Typer(
+    help="Networks for edge cameras that denoise and classify a noisy image jointly within a latency budget.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+flow_app = typer.Typer(help="The Prefect flows over the DVC graph.", no_args_is_help=True)
+app.add_typer(flow_app, name="flow")
+
+
+def project_root() -> Path:
+    """
+    Return the folder that holds dvc.yaml: the current one or the nearest above it.
+
+    Raises:
+        BadInputError: There is none.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file() and (folder / "presets").is_dir():
+            return folder
+    raise BadInputError(
+        f"{here} is not inside a dcnas project: no dvc.yaml with presets/ here or above.", remedy="cd into the clone"
+    )
+
+
+@app.command()
+def params() -> None:
+    """Check params.yaml and say what it asks for."""
+    checked = load_params(project_root() / "params.yaml")
+    models, seeds = checked.runs.models, checked.runs.seeds
+    print(f"params.yaml is valid: preset {checked.preset}, {len(models)} models x {len(seeds)} seeds")
+
+
+@app.command()
+def preset(
+    name: Annotated[str, typer.Argument(help="A file of presets/ without its suffix.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Also when params.yaml has changes that no preset holds.")
+    ] = False,
+) -> None:
+    """Replace params.yaml by a stored preset."""
+    from dcnas_app.presets import apply_preset
+
+    apply_preset(project_root(), name, force=force)
+
+
+@app.command()
+def audit(
+    table: Annotated[str, typer.Argument(help="A table without its suffix, such as results/table_1.")],
+    cell: Annotated[
+        str | None, typer.Option("--cell", help="'ROW,COLUMN', such as 'DC-Net reduced integrated,PSNR'.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Audit every cell of the table.")] = False,
+) -> None:
+    """Walk from a printed number to its data, hash every file again, and name the first broken link (exit 1)."""
+    from dcnas_app.auditing import print_audit
+
+    if (cell is None) != every:
+        raise BadInputError("Either --cell 'ROW,COLUMN' or --all is needed.")
+    if not print_audit(project_root(), table, cell):
+        sys.exit(1)
+
+
+@app.command()
+def publish() -> None:
+    """Copy results/ with what its audit needs to results/published/<preset>-<device>/, which is committed."""
+    from dcnas_app.publishing import publish_results
+
+    publish_results(project_root())
+
+
+@app.command()
+def readme(
+    check: Annotated[
+        bool, typer.Option("--check", help="Only say whether it is up to date (exit 1 when not).")
+    ] = False,
+) -> None:
+    """Write the generated parts of README.md from the published results."""
+    from dcnas_app.publishing import update_readme
+
+    if not update_readme(project_root(), check=check):
+        sys.exit(1)
+
+
+@app.command()
+def prune() -> None:
+    """Remove outputs in data/ of models and seeds that params.yaml no longer runs; the DVC cache keeps them."""
+    from dcnas_app.presets import prune_outputs
+
+    prune_outputs(project_root())
+
+
+@flow_app.command("run")
+def flow_run(
+    targets: Annotated[list[str] | None, typer.Argument(help="Pipeline stages; all when none is named.")] = None,
+    no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same engine without Prefect.")] = False,
+) -> None:
+    """Run the stale pipeline stages as a Prefect flow; the result is what `dvc repro` gives."""
+    root = project_root()
+    load_params(root / "params.yaml")
+    from dcnas_flows.reproduce import reproduce
+
+    sys.exit(reproduce(root, targets or [], use_prefect=not no_prefect))
+
+
+def entry() -> None:
+    """Run the command; the installed script calls this."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    run_main(app)

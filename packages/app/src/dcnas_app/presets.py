@@ -1,0 +1,45 @@
+"""Presets, and outputs that no preset asks for any more."""
+
+import difflib
+import shutil
+from pathlib import Path
+
+from dcnas_harness.errors import BadInputError
+from dcnas_harness.files import write_text
+from dcnas_schema.params import load_params
+
+
+def apply_preset(root: Path, name: str, *, force: bool) -> None:
+    """
+    Replace `root`/params.yaml by presets/`name`.yaml.
+
+    Raises:
+        BadInputError: There is no such preset, or params.yaml has changes that would be lost.
+    """
+    known = {path.stem: path for path in sorted((root / "presets").glob("*.yaml"))}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise BadInputError(f"There is no preset {name!r}.", remedy=f"{hint}known are {', '.join(known)}")
+    load_params(known[name])
+    current = root / "params.yaml"
+    stored = {path.read_bytes() for path in known.values()}
+    if current.is_file() and current.read_bytes() not in stored and not force:
+        raise BadInputError(
+            "params.yaml has changes that no preset holds; they would be lost.",
+            remedy=f"save it under presets/, or run: dcnas preset {name} --force",
+        )
+    write_text(current, known[name].read_text(encoding="utf-8"))
+    print(f"params.yaml is now presets/{name}.yaml")
+
+
+def prune_outputs(root: Path) -> None:
+    """Remove data/{retrain,evaluate}/<model>/<seed> that params.yaml does not name."""
+    runs = load_params(root / "params.yaml").runs
+    wanted = {(model, str(seed)) for model in runs.models for seed in runs.seeds}
+    for folder in sorted([*root.glob("data/retrain/*/*"), *root.glob("data/evaluate/*/*")]):
+        if (folder.parent.name, folder.name) not in wanted:
+            shutil.rmtree(folder)
+            print(f"removed {folder.relative_to(root)}")
+            if not any(folder.parent.iterdir()):
+                folder.parent.rmdir()

@@ -1,0 +1,169 @@
+"""The whole graph at the smoke preset: what it makes, and what reruns when something changes."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from dcnas_flows.engine import plan
+from ruamel.yaml import YAML
+
+from dcnas_schema.params import Params, load_params, read_yaml
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+MODELS = ("dcnet_reduced_integrated", "dcnet_reduced_sequential", "unet_s", "classifier_conv_noisy")
+EVERY = {"generate_data", "tabulate", *(f"{stage}@{model}-0" for stage in ("retrain", "evaluate") for model in MODELS)}
+RETRAINED = EVERY - {"generate_data"}
+EVALUATED = {name for name in EVERY if name.startswith("evaluate")} | {"tabulate"}
+
+
+def test_the_graph_makes_every_declared_output(smoke: Path) -> None:
+    """After one `dvc repro` in an awkwardly named folder, every output of dvc.lock is there."""
+    stages = read_yaml(smoke / "dvc.lock")["stages"]
+    assert set(stages) == EVERY
+    for locked in stages.values():
+        for out in locked["outs"]:
+            assert (smoke / out["path"]).exists(), out["path"]
+
+
+def test_the_table_has_the_models_that_ran(smoke: Path) -> None:
+    """Table 1 has the noisy input and the two joint models, with the paper's figures beside them."""
+    table = pq.read_table(smoke / "results/table_1.parquet").to_pydict()
+    assert table["model"] == ["noisy input", "DC-Net reduced integrated", "DC-Net reduced sequential"]
+    assert table["paper_psnr_db"] == [None, 29.9, 25.2]
+    assert all(
+        source == f"data/evaluate/{model}/0/record.parquet"
+        for source, model in zip(table["source"][1:], MODELS, strict=False)
+    )
+
+
+def test_nothing_reruns_on_unchanged_inputs(smoke: Path, command: Command) -> None:
+    """A second `dvc repro` runs no pipeline stage."""
+    done = command(["dvc", "repro"], smoke)
+    assert done.returncode == 0, done.stderr
+    assert "Running stage" not in done.stdout
+    assert "up to date" in done.stdout
+
+
+def leaves(value: object, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Return the key paths of all values that are not mappings."""
+    if isinstance(value, dict):
+        return [leaf for key, item in value.items() for leaf in leaves(item, (*path, key))]
+    return [path]
+
+
+def expected_reruns(path: tuple[str, ...]) -> set[str]:
+    """Return the pipeline stages that a change of the parameter at `path` must rerun: those that read it, and all below."""
+    section = path[0]
+    if section == "models":
+        return {name for name in EVERY if f"@{path[1]}-" in name} | {"tabulate"}
+    return {
+        "preset": {"tabulate"},
+        "tabulate": {"tabulate"},
+        "generate_data": EVERY,
+        "device": RETRAINED,
+        "noise": RETRAINED,
+        "retrain": RETRAINED,
+        "evaluate": EVALUATED,
+    }[section]
+
+
+SMOKE = read_yaml(Path(__file__).resolve().parents[2] / "presets/smoke.yaml")
+CHANGEABLE = [path for path in leaves(SMOKE) if path[0] != "runs"]
+
+
+def changed(value: object) -> object:
+    """Return another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    if isinstance(value, list):
+        return value[:-1]
+    return f"{value}_"
+
+
+@pytest.mark.parametrize("path", CHANGEABLE, ids=".".join)
+def test_a_changed_parameter_reruns_only_its_readers_and_those_below(
+    finished_once: Path, path: tuple[str, ...]
+) -> None:
+    """Each single parameter of params.yaml makes stale just the pipeline stages that read it, and those below."""
+    parameters = finished_once / "params.yaml"
+    before = parameters.read_bytes()
+    values = read_yaml(parameters)
+    section = values
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = changed(section[path[-1]])
+    try:
+        with parameters.open("w") as file:
+            YAML(typ="safe").dump(values, file)
+        stale = {step.name for step in plan(finished_once, []).steps if step.stale}
+    finally:
+        parameters.write_bytes(before)
+    assert stale == expected_reruns(path)
+
+
+def test_an_added_seed_runs_only_the_new_seed(finished_once: Path) -> None:
+    """A second seed trains and evaluates that seed alone, then tabulates."""
+    parameters = finished_once / "params.yaml"
+    before = parameters.read_text()
+    try:
+        parameters.write_text(before.replace("seeds: [0]", "seeds: [0, 1]"))
+        stale = {step.name for step in plan(finished_once, []).steps if step.stale}
+    finally:
+        parameters.write_text(before)
+    assert stale == {f"{stage}@{model}-1" for stage in ("retrain", "evaluate") for model in MODELS} | {"tabulate"}
+
+
+def test_every_parameter_is_read_by_a_stage_of_the_graph(smoke: Path) -> None:
+    """No section of params.yaml stands outside dvc.yaml: a change to it would go unseen."""
+    declared = {
+        re.split(r"[.]", name)[0]
+        for locked in read_yaml(smoke / "dvc.yaml")["stages"].values()
+        for name in locked["params"]
+    }
+    assert declared == set(Params.model_fields)
+
+
+def test_only_what_reads_a_changed_parameter_really_runs(finished: Path, command: Command) -> None:
+    """Changing evaluate.noise_seed and running `dvc repro` evaluates and tabulates, and trains nothing."""
+    parameters = finished / "params.yaml"
+    parameters.write_text(parameters.read_text().replace("noise_seed: 0", "noise_seed: 7"))
+    done = command(["dvc", "repro"], finished)
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"Running stage '([^']+)'", done.stdout)) == EVALUATED
+
+
+def test_metrics_are_shown_and_compared(finished: Path, command: Command) -> None:
+    """`dvc metrics show` and `dvc metrics diff` read results/metrics.json."""
+    shown = command(["dvc", "metrics", "show", "--json"], finished)
+    assert "dcnet_reduced_integrated" in json.loads(shown.stdout)[""]["data"]["results/metrics.json"]["data"]
+    commit = [
+        "git",
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@example.invalid",
+        "commit",
+        "--quiet",
+        "--all",
+        "--message",
+        "run",
+    ]
+    command(["git", "add", "dvc.lock"], finished)
+    assert command(commit, finished).returncode == 0
+    parameters = finished / "params.yaml"
+    parameters.write_text(parameters.read_text().replace("noise_seed: 0", "noise_seed: 7"))
+    assert command(["dvc", "repro"], finished).returncode == 0
+    difference = command(["dvc", "metrics", "diff", "--json"], finished)
+    assert "unet_s.psnr_db" in json.loads(difference.stdout)["results/metrics.json"]
+
+
+def test_the_params_of_the_project_are_a_preset() -> None:
+    """Every stored preset is valid, and carries its own name."""
+    for path in sorted((Path(__file__).resolve().parents[2] / "presets").glob("*.yaml")):
+        assert load_params(path).preset == path.stem
