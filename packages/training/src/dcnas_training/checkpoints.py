@@ -17,9 +17,12 @@ _KEEP = 2
 _VERSION = 1
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
     """
-    Write named tensors as safetensors, atomically.
+    Write named tensors as safetensors, atomically; the same tensors and metadata give the same bytes.
+
+    Args:
+        metadata: JSON values, written as one entry `dcnas`: safetensors writes several entries in random order.
 
     Raises:
         ValueError: A floating-point tensor holds a value that is not finite: such weights are never written.
@@ -28,8 +31,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     for name, tensor in held.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{name} holds values that are not finite; it is not written to {path}")
+    header = {"dcnas": json.dumps(metadata, sort_keys=True)} if metadata else None
     with atomic_write(path) as temporary:
-        save_file(held, temporary, metadata=dict(metadata) if metadata else None)
+        save_file(held, temporary, metadata=header)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

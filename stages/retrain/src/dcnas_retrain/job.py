@@ -93,7 +93,7 @@ def train_job(job: Job, out: Path) -> None:
     save_tensors(
         out / "weights.safetensors",
         tensors,
-        {"model": job.model, "seed": str(job.seed), "spec": spec.model_dump_json()},
+        {"model": job.model, "seed": job.seed, "spec": spec.model_dump(mode="json")},
     )
     log = pa.RecordBatch.from_pylist(rows, schema=TRAINING_LOG)
     write_parquet(out / "log.parquet", with_metadata(TRAINING_LOG, metadata), [log])

@@ -115,12 +115,14 @@ def _metrics(tables: Sequence[Table]) -> dict[str, dict[str, float]]:
 
 
 def _write_curves(runs: Sequence[Run], folder: Path) -> None:
-    """One CSV a quantity: a column `sigma`, then the mean over seeds of each model, as `dvc plots` reads them."""
+    """One CSV a quantity: `sigma`, then a column a model (mean over seeds; empty without the task), as dvc.yaml's plots read them."""
     for quantity in _QUANTITIES:
-        found = {run.model: curve for run in runs if (curve := curves(run, quantity)) is not None}
+        found = {run.model: curves(run, quantity) for run in runs}
+        sigmas = next(run.metadata[0].protocol.sigmas for run in runs if run.metadata)
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["model", "sigma", quantity])
-        for model, curve in found.items():
-            writer.writerows(zip([model] * len(curve.sigmas), curve.sigmas, curve.seeds.mean(0), strict=True))
+        writer.writerow(["sigma", *found])
+        for level, sigma in enumerate(sigmas):
+            values = ["" if curve is None else curve.seeds.mean(0)[level] for curve in found.values()]
+            writer.writerow([sigma, *values])
         write_text(folder / f"{quantity}.csv", buffer.getvalue())

@@ -1,0 +1,111 @@
+"""The door that `dcnas flow run` opens: bring the stale pipeline stages up to date, with Prefect or without."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dcnas_flows.engine import Outcome, claimed, execute, exit_code, run_with_retry
+from dcnas_flows.processes import supervised
+from dcnas_flows.report import describe, print_summary
+from dcnas_harness.errors import UnfitEnvironmentError
+
+_PREFECT_DEFAULTS = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+    # a temporary server takes 16 to 29 s to start on two busy cores (measured); Prefect's own limit is 20
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+
+def reproduce(root: Path, targets: Sequence[str], *, use_prefect: bool) -> int:
+    """
+    Run every stale pipeline stage that the targets need, print a summary, and return the exit code. Main thread only.
+
+    dvc.lock and all outputs end as `dvc repro` would leave them. Prefect uses the server of PREFECT_API_URL or of its profile, and a
+    temporary one where none is configured. On SIGINT and SIGTERM all processes are ended, and this one within 8 s.
+
+    Args:
+        root: The project's folder.
+
+        targets: Names of pipeline stages, or of the groups that a matrix makes (`retrain`); none means all of dvc.yaml.
+
+        use_prefect: Whether to run as a Prefect flow; the same engine either way.
+
+    Returns:
+        0, the failed stage's own code where it is one of 2 to 5, otherwise 1.
+
+    Raises:
+        BadInputError: A target is unknown, or DVC cannot read the pipeline.
+
+        UnfitEnvironmentError: Another flow or dvc process is at work here, or Prefect's server cannot be reached.
+
+        KeyboardInterrupt, SystemExit: On SIGINT and on SIGTERM (143).
+    """
+    door = _with_prefect if use_prefect else _plainly
+    outcomes = supervised(lambda: door(root, targets))
+    if outcomes:
+        print_summary(outcomes)
+    return exit_code(outcomes)
+
+
+def _plainly(root: Path, targets: Sequence[str]) -> tuple[Outcome, ...]:
+    with claimed(root, targets) as made:
+        print(describe(made), flush=True)
+        return execute(made, lambda step: run_with_retry(root, step.name, _print_line))
+
+
+def _with_prefect(root: Path, targets: Sequence[str]) -> tuple[Outcome, ...]:
+    with claimed(
+        root, targets
+    ) as made:  # a look ahead: starting Prefect takes longer than finding that nothing is stale
+        print(describe(made), flush=True)
+    return _run_flow(root, targets) if made.stale else ()
+
+
+def _run_flow(root: Path, targets: Sequence[str]) -> tuple[Outcome, ...]:
+    for name, value in _PREFECT_DEFAULTS.items():
+        os.environ.setdefault(name, value)  # read by Prefect when it is imported
+    from prefect.client.schemas.objects import State
+
+    from dcnas_flows.flow import reproduce_flow
+
+    with _server_errors_explained():
+        _require_server()
+        state: State[Any] = reproduce_flow(root, list(targets), return_state=True)
+        outcomes = state.result(raise_on_failure=False)
+        if isinstance(outcomes, BaseException):
+            raise outcomes
+    return tuple(outcomes)
+
+
+def _require_server() -> None:
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:  # starts the temporary server where none is configured
+            client.raise_for_api_version_mismatch()
+    except RuntimeError as error:
+        raise UnfitEnvironmentError(
+            f"Prefect's server cannot be used: {error}",
+            remedy="start it (prefect server start), unset PREFECT_API_URL for a temporary one, or run: dcnas flow run --no-prefect",
+        ) from error
+
+
+@contextmanager
+def _server_errors_explained() -> Iterator[None]:
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise UnfitEnvironmentError(
+            f"Prefect's server was lost during the flow: {error}",
+            remedy="what ran is kept; run the same command again, or: dcnas flow run --no-prefect",
+        ) from error
+
+
+def _print_line(line: str) -> None:
+    print(line, flush=True)

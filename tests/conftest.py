@@ -1,0 +1,272 @@
+"""
+Shared by all test folders: golden numbers, a tiny set of parameters, scenes and records made for it, small and read-only disks.
+
+Rooms that jaxtyping checks are imported inside the fixtures: a conftest is loaded before the checking is switched on.
+"""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from ruamel.yaml import YAML
+
+from dcnas_schema.params import Params, read_yaml
+from dcnas_schema.parquet import with_metadata, write_parquet
+from dcnas_schema.provenance import DeviceCard, DeviceState, Provenance
+from dcnas_schema.records import (
+    PANEL,
+    RECORD,
+    Cost,
+    EvaluationMetadata,
+    MeasuredLatency,
+    PanelMetadata,
+    Protocol,
+)
+
+TESTS = Path(__file__).resolve().parent
+TINY = {
+    "generate_data.digits.scenes": {"train": 16, "validation": 4, "test": 5},
+    "retrain.epochs": 1,
+    "retrain.batch_size": 4,
+    "retrain.precision": "fp32",
+    "evaluate.precision": "fp32",
+    "noise.sigmas": [0.0, 0.25, 0.5],
+    "evaluate.panel.sigmas": [0.5],
+}
+"""Changes to the smoke preset that make a run of one epoch take less than a second."""
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of the repository."""
+    return TESTS.parent
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str, str], Any]:
+    """A function that gives a golden number of tests/golden/FILE.json, to be compared by `==` within its tolerance."""
+
+    def number(file: str, name: str) -> Any:
+        entry = json.loads((TESTS / "golden" / f"{file}.json").read_text(encoding="utf-8"))[name]
+        assert set(entry) == {"value", "unit", "tolerance", "origin"}
+        return pytest.approx(entry["value"], abs=entry["tolerance"], rel=0)
+
+    return number
+
+
+@pytest.fixture(scope="session")
+def raw_params() -> Callable[..., dict[str, Any]]:
+    """A function that gives the smoke preset at a tiny size as plain values, with changes such as {"retrain.epochs": 2}."""
+    smoke = read_yaml(TESTS.parent / "presets/smoke.yaml")
+
+    def make(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        values: dict[str, Any] = copy.deepcopy(smoke)
+        for path, value in {**TINY, **(changes or {})}.items():
+            section = values
+            *above, last = path.split(".")
+            for key in above:
+                section = section[key]
+            section[last] = value
+        return values
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_params(raw_params: Callable[..., dict[str, Any]]) -> Callable[..., Params]:
+    """The same as `raw_params`, checked and typed."""
+    return lambda changes=None: Params.model_validate_json(json.dumps(raw_params(changes)))
+
+
+@pytest.fixture(scope="session")
+def write_params(raw_params: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
+    """A function that writes the tiny parameters, with changes, to a file and returns its path."""
+
+    def write(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
+        with path.open("w", encoding="utf-8") as file:
+            YAML(typ="safe").dump(raw_params(changes), file)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_scenes(tiny_params: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the three splits of the tiny parameters; tests must leave it as it is."""
+    from dcnas_generate_data.write import write_splits
+
+    folder = tmp_path_factory.mktemp("scenes")
+    write_splits(tiny_params().generate_data, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., subprocess.Popen[str]]:
+    """A function that starts this Python with arguments, as no child of DVC, its output caught."""
+
+    def popen(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.Popen[str]:
+        environment = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
+        return subprocess.Popen(
+            [sys.executable, *map(str, arguments)],
+            cwd=cwd,
+            env={**environment, **variables},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    return popen
+
+
+@pytest.fixture(scope="session")
+def python(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A function that runs this Python with arguments to its end and returns exit code and output."""
+
+    def run(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        process = start(*arguments, cwd=cwd, **variables)
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    yield from _mounted(tmp_path / "small disk", "size=1m")
+
+
+@pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that cannot be written; it holds the file `old` with the content b"old"."""
+    for folder in _mounted(tmp_path / "read-only disk", "size=1m"):
+        (folder / "old").write_bytes(b"old")
+        subprocess.run(["mount", "-o", "remount,ro", folder], check=True, capture_output=True)
+        yield folder
+
+
+def _mounted(folder: Path, options: str) -> Iterator[Path]:
+    folder.mkdir()
+    try:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=False, capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode != 0:
+        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def card() -> DeviceCard:
+    """A device card made by hand."""
+    return DeviceCard(
+        kind="cpu", name="Test CPU", cores=2, threads=2, python="3.11.0", torch="2.14.0", system="Linux x86_64"
+    )
+
+
+@pytest.fixture(scope="session")
+def provenance(card: DeviceCard) -> Callable[..., Provenance]:
+    """A function that makes a provenance by hand."""
+
+    def make(stage: str = "evaluate", item: str = "unet_s-0", seed: int = 0) -> Provenance:
+        return Provenance(
+            stage=stage,
+            item=item,
+            commit="0" * 40,
+            dirty=(),
+            params_sha256="1" * 64,
+            seed=seed,
+            inputs={},
+            device=card,
+            versions={"torch": "2.14.0"},
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_record(
+    tiny_params: Callable[..., Params], provenance: Callable[..., Provenance]
+) -> Callable[..., EvaluationMetadata]:
+    """A function that writes record.parquet and panel.parquet by hand into a folder, the columns not given being null."""
+    rows_of_noise = ({"noisy_psnr_db": None, "noisy_ssim": 1.0}, {"noisy_psnr_db": 12.0, "noisy_ssim": 0.3})
+
+    def write(
+        folder: Path,
+        model: str,
+        seed: int,
+        *,
+        levels: Sequence[Mapping[str, float]],
+        median_ms: float | None = None,
+    ) -> EvaluationMetadata:
+        spec = tiny_params().models[model]
+        sigmas = tuple(0.5 * level for level in range(len(levels)))
+        metadata = EvaluationMetadata(
+            model=model,
+            seed=seed,
+            spec=spec,
+            epochs=3,
+            protocol=Protocol(sigmas=sigmas, clip_noisy=False, noise_seed=0, precision="fp32"),
+            cost=Cost(macs=3_000_000, macs_one_digit=2_500_000, parameters=12_345, height=56, width=56),
+            latency=None if median_ms is None else _latency(median_ms),
+            provenance=provenance(item=f"{model}-{seed}", seed=seed),
+        )
+        empty = dict.fromkeys(RECORD.names)
+        rows = [
+            {**empty, "sigma": sigma, "images": 5, **rows_of_noise[sigma > 0], **values}
+            for sigma, values in zip(sigmas, levels, strict=True)
+        ]
+        batch = pa.RecordBatch.from_pylist(rows, schema=RECORD)
+        write_parquet(folder / "record.parquet", with_metadata(RECORD, metadata), [batch])
+        image = bytes(56 * 56 * 3)
+        panel = {
+            "scene": 0,
+            "sigma": 0.5,
+            "height": 56,
+            "width": 56,
+            "clean": image,
+            "noisy": image,
+            "restored": None if spec.kind == "classifier" else image,
+            "label": [3, 7],
+            "predicted": None if spec.kind == "denoiser" else [3, 1],
+            "corners": [0, 0, 28, 28],
+        }
+        panel_metadata = PanelMetadata(model=model, seed=seed, provenance=metadata.provenance)
+        batch = pa.RecordBatch.from_pylist([panel], schema=PANEL)
+        write_parquet(folder / "panel.parquet", with_metadata(PANEL, panel_metadata), [batch])
+        return metadata
+
+    return write
+
+
+def _latency(median_ms: float) -> MeasuredLatency:
+    return MeasuredLatency(
+        batch=32,
+        height=56,
+        width=56,
+        precision="fp32",
+        memory_format="channels_last",
+        warmup=2,
+        repeats=10,
+        median_ms=median_ms,
+        p5_ms=median_ms - 1,
+        p95_ms=median_ms + 2,
+        device_median_ms=None,
+        before=DeviceState(load_average=0.1),
+        after=DeviceState(load_average=0.2),
+    )
