@@ -32,6 +32,7 @@ from dcnas_schema.records import (
 
 TESTS = Path(__file__).resolve().parent
 TINY = {
+    "device.threads": 1,
     "generate_data.digits.scenes": {"train": 16, "validation": 4, "test": 5},
     "retrain.epochs": 1,
     "retrain.batch_size": 4,

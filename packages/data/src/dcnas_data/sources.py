@@ -98,7 +98,9 @@ def _split_mnist(root: Path, *, download: bool) -> dict[str, DigitSet]:
 def _mnist_files(root: Path, *, download: bool) -> dict[str, Path]:
     from torchvision.datasets import MNIST
 
-    if download and not (root / "MNIST" / "raw").is_dir():
+    names = [name for name, _ in MNIST.resources]
+    folder = _folder_with_mnist(root, names)
+    if folder is None and download:
         try:
             MNIST(str(root), download=True)
         except (RuntimeError, OSError) as error:
@@ -106,7 +108,8 @@ def _mnist_files(root: Path, *, download: bool) -> dict[str, Path]:
                 f"MNIST could not be downloaded into {root}: {error}",
                 remedy="set generate_data.digits.root to a folder that holds MNIST's four .gz files",
             ) from error
-    folder = next((f for f in (root, root / "MNIST" / "raw") if (f / MNIST.resources[0][0]).is_file()), root)
+        folder = _folder_with_mnist(root, names)
+    folder = folder or root
     found = {}
     for name, md5 in MNIST.resources:
         path = folder / name
@@ -123,6 +126,11 @@ def _mnist_files(root: Path, *, download: bool) -> dict[str, Path]:
             )
         found[name] = path
     return found
+
+
+def _folder_with_mnist(root: Path, names: list[str]) -> Path | None:
+    """Return the folder that holds all the named files: `root`, or MNIST/raw below it, as torchvision lays them."""
+    return next((f for f in (root, root / "MNIST" / "raw") if all((f / name).is_file() for name in names)), None)
 
 
 def _parse_idx(path: Path) -> NDArray[np.uint8]:

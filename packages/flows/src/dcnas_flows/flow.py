@@ -63,7 +63,7 @@ def reproduce_flow(root: Path, targets: list[str]) -> State[tuple[Outcome, ...]]
     failed = [outcome.name for outcome in outcomes if outcome.result is Result.FAILED]
     if failed:
         return Failed(message=f"failed: {', '.join(failed)}", data=outcomes)
-    return Completed(message=f"{len(outcomes)} stale pipeline stages brought up to date", data=outcomes)
+    return Completed(message=f"brought up to date: {len(outcomes)} pipeline stages", data=outcomes)
 
 
 class _TaskRunner:
@@ -77,8 +77,9 @@ class _TaskRunner:
         upstream = [self._states[name] for name in step.upstream if name in self._states]
         state: State[Any] = run_pipeline_stage(self._root, step.name, wait_for=upstream, return_state=True)
         self._states[step.name] = state
-        outcome = state.result(raise_on_failure=False)
-        assert isinstance(outcome, Outcome)
+        outcome: Outcome | BaseException = state.result(raise_on_failure=False)
+        if isinstance(outcome, BaseException):
+            raise outcome
         return outcome
 
 

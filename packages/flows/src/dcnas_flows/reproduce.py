@@ -9,12 +9,12 @@ from typing import Any
 from dcnas_flows.engine import Outcome, claimed, execute, exit_code, run_with_retry
 from dcnas_flows.processes import supervised
 from dcnas_flows.report import describe, print_summary
+from dcnas_flows.server import ensure_server
 from dcnas_harness.errors import UnfitEnvironmentError
 
 _PREFECT_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     # a temporary server takes 16 to 29 s to start on two busy cores (measured); Prefect's own limit is 20
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
@@ -73,25 +73,12 @@ def _run_flow(root: Path, targets: Sequence[str]) -> tuple[Outcome, ...]:
     from dcnas_flows.flow import reproduce_flow
 
     with _server_errors_explained():
-        _require_server()
+        ensure_server()
         state: State[Any] = reproduce_flow(root, list(targets), return_state=True)
         outcomes = state.result(raise_on_failure=False)
         if isinstance(outcomes, BaseException):
             raise outcomes
     return tuple(outcomes)
-
-
-def _require_server() -> None:
-    from prefect.client.orchestration import get_client
-
-    try:
-        with get_client(sync_client=True) as client:  # starts the temporary server where none is configured
-            client.raise_for_api_version_mismatch()
-    except RuntimeError as error:
-        raise UnfitEnvironmentError(
-            f"Prefect's server cannot be used: {error}",
-            remedy="start it (prefect server start), unset PREFECT_API_URL for a temporary one, or run: dcnas flow run --no-prefect",
-        ) from error
 
 
 @contextmanager

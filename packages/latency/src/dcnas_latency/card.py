@@ -16,7 +16,7 @@ _Reader = Callable[[], Any]
 def device_card(device: torch.device) -> DeviceCard:
     """Return what stays the same of `device` between runs."""
     cpu = _cpu_model()
-    common = {
+    common: dict[str, Any] = {
         "cpu_model": cpu,
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
@@ -25,16 +25,17 @@ def device_card(device: torch.device) -> DeviceCard:
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
     }
+    reasons = {"cpu_model": "/proc/cpuinfo gives no model name", "memory_gb": "sysconf does not tell it"}
+    silent = {field: reason for field, reason in reasons.items() if common[field] is None}
     if device.type == "cpu":
-        absent = {} if cpu else {"cpu_model": "/proc/cpuinfo gives no model name"}
-        return DeviceCard(kind="cpu", name=cpu or platform.machine(), absent=absent, **common)
+        return DeviceCard(kind="cpu", name=cpu or platform.machine(), absent=silent, **common)
     values, absent = _read(_nvml_card(device))
     return DeviceCard(
         kind="cuda",
         name=torch.cuda.get_device_name(device),
         cuda=torch.version.cuda,
         cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch
-        absent=absent,
+        absent={**silent, **absent},
         **values,
         **common,
     )

@@ -39,7 +39,7 @@ def collect_provenance(
 
 def _git_state() -> tuple[str | None, tuple[str, ...] | None]:
     commit = _git("rev-parse", "HEAD")
-    status = _git("status", "--porcelain", "--untracked-files=no", "-z")
+    status = _git("status", "--porcelain", "--untracked-files=no", "--no-renames", "-z")
     if commit is None or status is None:
         return None, None
     changed = (entry[3:] for entry in status.split("\0") if entry)

@@ -123,7 +123,7 @@ def build_model(spec: ModelSpec, *, seed: int) -> SceneModel:
                 return IntegratedDCNet(spec)
 
 
-def _per_scene(logits: Float[Tensor, "batch*digits 10"], corners: Int[Tensor, "batch digits 2"]) -> Tensor:
+def _per_scene(logits: Float[Tensor, "rows 10"], corners: Int[Tensor, "batch digits 2"]) -> Tensor:
     return logits.view(-1, corners.shape[1], CLASSES)
 
 

@@ -12,7 +12,10 @@ from ruamel.yaml.error import YAMLError
 
 from dcnas_harness.errors import BadInputError
 
-Count = Annotated[int, Field(ge=1)]
+MOST = 1_000_000_000
+"""The largest count: beyond it a number is a slip of the finger."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
+CountOrZero = Annotated[int, Field(ge=0, le=MOST)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -167,7 +170,7 @@ class PlateauParams(Section):
     """Learning-rate schedule: reduce on a plateau of the validation loss."""
 
     factor: Annotated[float, Field(gt=0, lt=1)]
-    patience: Annotated[int, Field(ge=0)]
+    patience: CountOrZero
     """Epochs without improvement before the rate falls."""
     minimum: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -176,7 +179,7 @@ class RetrainParams(Section):
     """Section of the pipeline stage retrain."""
 
     epochs: Count
-    batch_size: Annotated[int, Field(ge=2)]
+    batch_size: Annotated[int, Field(ge=2, le=MOST)]
     """Scenes per step; at least 2, because batch normalisation needs more than one value."""
     learning_rate: Positive
     """Adam's."""
@@ -193,9 +196,9 @@ class LatencyParams(Section):
     measure: bool
     batch: Count
     """Images per forward pass (paper: 32)."""
-    warmup: Annotated[int, Field(ge=0)]
+    warmup: CountOrZero
     """Passes before timing (paper: 100)."""
-    repeats: Annotated[int, Field(ge=3)]
+    repeats: Annotated[int, Field(ge=3, le=MOST)]
     """Timed passes (paper: 1000)."""
 
 
@@ -249,10 +252,13 @@ class Params(Section):
         unknown = [sigma for sigma in self.evaluate.panel.sigmas if sigma not in self.noise.sigmas]
         if unknown:
             raise ValueError(f"evaluate.panel.sigmas has {unknown}, not in noise.sigmas {list(self.noise.sigmas)}")
-        if self.retrain.batch_size > self.generate_data.digits.scenes.train:
-            raise ValueError("retrain.batch_size is more than generate_data.digits.scenes.train")
-        if self.evaluate.panel.scenes > self.generate_data.digits.scenes.test:
-            raise ValueError("evaluate.panel.scenes is more than generate_data.digits.scenes.test")
+        scenes = self.generate_data.digits.scenes
+        for key, value, split, most in (
+            ("retrain.batch_size", self.retrain.batch_size, "train", scenes.train),
+            ("evaluate.panel.scenes", self.evaluate.panel.scenes, "test", scenes.test),
+        ):
+            if value > most:
+                raise ValueError(f"{key} is {value}, more than generate_data.digits.scenes.{split}, which is {most}")
         return self
 
 
@@ -263,8 +269,16 @@ def load_params(path: Path) -> Params:
     Raises:
         BadInputError: The file is missing, not YAML, has unknown or repeated keys, wrong types or values out of range.
     """
+    values = read_yaml(path)
     try:
-        return Params.model_validate_json(json.dumps(read_yaml(path)))
+        text = json.dumps(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadInputError(
+            f"{path} holds what no parameter can be (a date, a binary, a set, a loop or deep nesting): {error}",
+            remedy=f"write plain numbers, strings, lists and maps in {path.name}; presets/ holds valid ones",
+        ) from error
+    try:
+        return Params.model_validate_json(text)
     except ValidationError as error:
         problems = "\n".join(f"  {path.name}: {_problem(detail)}" for detail in error.errors(include_url=False))
         raise BadInputError(
@@ -284,10 +298,12 @@ def read_yaml(path: Path) -> Any:
         return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise BadInputError(f"{path} does not exist.", remedy="run: dcnas preset demo") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
         raise BadInputError(
             f"{path} cannot be read as YAML 1.2:\n{error}", remedy="correct the line named above"
         ) from error
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be read: {error.strerror}.", remedy="put a params.yaml there") from error
 
 
 def digest_of(value: BaseModel) -> str:

@@ -1,5 +1,6 @@
 """Parquet on disk: atomic, compressed, with page checksums written and verified, and typed JSON in the schema's metadata."""
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -12,12 +13,15 @@ from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import atomic_write
 
 METADATA_KEY = b"dcnas"
+_DIGEST_KEY = b"dcnas_sha256"
+"""SHA-256 of the JSON: Parquet's page checksums do not cover the footer that holds it."""
 Metadata = TypeVar("Metadata", bound=BaseModel)
 
 
 def with_metadata(schema: pa.Schema, metadata: BaseModel) -> pa.Schema:
     """Return `schema` carrying `metadata` as JSON under the key `dcnas`."""
-    return schema.with_metadata({METADATA_KEY: metadata.model_dump_json().encode()})
+    text = metadata.model_dump_json().encode()
+    return schema.with_metadata({METADATA_KEY: text, _DIGEST_KEY: hashlib.sha256(text).hexdigest().encode()})
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
@@ -48,17 +52,23 @@ def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -
     if not path.is_file():
         raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)")
     try:
-        table = pq.read_table(path, page_checksum_verification=True, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CorruptArtefactError(f"{path} is damaged: {reason}", remedy=remedy) from error
-    found = (table.schema.metadata or {}).get(METADATA_KEY)
-    if not table.schema.equals(schema) or found is None:
+        with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
+            table, metadata = file.read(), file.metadata.metadata or {}
         names = ", ".join(table.schema.names)
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise CorruptArtefactError(f"{path} is damaged: {reason}", remedy=remedy) from error
+    found = metadata.get(METADATA_KEY)
+    if not table.schema.equals(schema) or found is None:
         raise CorruptArtefactError(f"{path} is not the expected table: it has the columns {names}.", remedy=remedy)
     try:
-        return table, metadata_type.model_validate_json(found)
+        parsed = metadata_type.model_validate_json(found)
     except ValidationError as error:
         raise CorruptArtefactError(
             f"{path} carries metadata that this version cannot read:\n{error}", remedy="run: dvc repro"
         ) from error
+    if hashlib.sha256(found).hexdigest().encode() != metadata.get(_DIGEST_KEY):
+        raise CorruptArtefactError(
+            f"{path} is damaged: its metadata do not have the SHA-256 that it names.", remedy=remedy
+        )
+    return table, parsed

@@ -1,5 +1,6 @@
 """Checkpoints that a kill cannot harm: tensors in safetensors, the rest in JSON that names the tensors' SHA-256 and is written last."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -78,7 +79,8 @@ class CheckpointFolder:
         path = self.folder / f"epoch-{epoch:04d}.json"
         save_tensors(path.with_suffix(".safetensors"), tensors)
         digest = sha256_of(path.with_suffix(".safetensors"))
-        write_json(path, {"version": _VERSION, "epoch": epoch, "tensors_sha256": digest, "state": tree})
+        body = {"epoch": epoch, "tensors_sha256": digest, "state": tree}
+        write_json(path, {"version": _VERSION, "sha256": _digest(body), "body": body})
         for old in self._epochs()[:-_KEEP]:
             old.unlink()  # the JSON first: without it the tensors are no checkpoint
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -105,15 +107,18 @@ class CheckpointFolder:
         return None
 
     def _epochs(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch-*.json"))
+        return sorted(self.folder.glob("epoch-*.json"), key=lambda path: int(path.stem.removeprefix("epoch-")))
 
     def _load(self, path: Path) -> tuple[int, dict[str, Any]]:
         tensors_path = path.with_suffix(".safetensors")
         try:
             record = json.loads(path.read_bytes())
-            version, epoch, digest, tree = (record[key] for key in ("version", "epoch", "tensors_sha256", "state"))
-        except (ValueError, KeyError, TypeError) as error:
+            version, written, body = record["version"], record["sha256"], record["body"]
+            epoch, digest, tree = body["epoch"], body["tensors_sha256"], body["state"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptArtefactError(f"{path} is not a checkpoint: {error!r}") from error
+        if _digest(body) != written:
+            raise CorruptArtefactError(f"{path} is damaged: its content does not have the SHA-256 that it names.")
         if version != _VERSION:
             raise CorruptArtefactError(f"{path} was written by another version ({version}; this one reads {_VERSION}).")
         if not tensors_path.is_file() or sha256_of(tensors_path) != digest:
@@ -123,10 +128,15 @@ class CheckpointFolder:
         return epoch, _put_tensors(tree, load_tensors(tensors_path))
 
 
+def _digest(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
 def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        tensors[name] = value
-        return {"$tensor": name}
+        unique = f"{len(tensors)}{name}"  # a key may hold a slash itself
+        tensors[unique] = value
+        return {"$tensor": unique}
     if isinstance(value, Mapping):  # Adam's state has integers for keys, which JSON has not: pairs keep them
         return {"$items": [[key, _take_tensors(item, f"{name}/{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,18 @@ class EagerAdam(torch.optim.Adam):
         """Take one step; see `torch.optim.Adam.step`."""
         loss: Tensor | None = _UNCOMPILED_STEP(self, closure)
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """
+        Restore a state; each average gets its weight's memory format, because the fused step walks both in memory order.
+
+        A state read from disk is contiguous, and beside a channels_last weight its averages would belong to other values.
+        """
+        super().load_state_dict(state_dict)
+        for weight, averages in self.state.items():
+            for name, value in averages.items():
+                if value.shape == weight.shape:
+                    averages[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def _mark_as_uncompiled() -> None:

@@ -1,0 +1,202 @@
+"""From records to the text of a cell: each rule on records made by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dcnas_lineage.cells import (
+    NOTHING,
+    Derived,
+    derive,
+    half_width,
+    mean_with_interval,
+    paired_interval_excludes_zero,
+    seed_values,
+)
+from dcnas_schema.cells import Cell
+from dcnas_schema.parquet import with_metadata, write_parquet
+from dcnas_schema.records import RECORD, EvaluationMetadata
+
+WriteRecord = Callable[..., EvaluationMetadata]
+MODEL = "dcnet_reduced_integrated"
+PSNR = ((40.0, 20.1), (44.0, 20.5), (42.0, 21.3))
+"""PSNR of three seeds at sigma 0 and 0.5."""
+
+
+@pytest.fixture
+def root(tmp_path: Path, write_record: WriteRecord) -> Path:
+    """A folder with the records of three seeds, timed at 5, 9 and 6 ms, the third with one level more expensive to restore."""
+    for seed, ((clean, noisy), median) in enumerate(zip(PSNR, (5.0, 9.0, 6.0), strict=True)):
+        levels = [{"psnr_db": clean, "top1_pct": 90.0}, {"psnr_db": noisy, "top1_pct": 50.0 + seed}]
+        write_record(tmp_path / f"data/{MODEL}/{seed}", MODEL, seed, levels=levels, median_ms=median)
+    write_record(tmp_path / "data/unet_s/0", "unet_s", 0, levels=[{"psnr_db": 30.0}, {"psnr_db": 20.0}])
+    return tmp_path
+
+
+def source(seed: int, model: str = MODEL) -> str:
+    """Return the path of a record."""
+    return f"data/{model}/{seed}/record.parquet"
+
+
+def cell(reducer: str, pointer: str = "", seeds: tuple[int, ...] = (0, 1, 2), **changes: Any) -> Cell:
+    """Return a cell whose text is not yet derived."""
+    fields = {"row": "r", "column": "c", "text": "", "decimals": 2, "sources": tuple(source(seed) for seed in seeds)}
+    return Cell.model_validate({**fields, "reducer": reducer, "pointer": pointer, **changes})
+
+
+def derived(root: Path, cell: Cell) -> Derived:
+    """Derive a cell at 95 %."""
+    return derive(cell, confidence=0.95, root=root)
+
+
+def test_a_mean_over_seeds_carries_students_interval(root: Path) -> None:
+    """The cell is the mean over seeds of the mean over levels; its interval is scipy's t interval of these."""
+    values = [(clean + noisy) / 2 for clean, noisy in PSNR]
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    found = derived(root, cell("mean_ci", "psnr_db"))
+    assert found.value == pytest.approx(np.mean(values), abs=1e-12)
+    assert (found.low, found.high) == (pytest.approx(low, abs=1e-9), pytest.approx(high, abs=1e-9))
+    assert found.text == f"{np.mean(values):.2f} ± {(high - low) / 2:.2f}"
+
+
+def test_sigma_zero_can_be_left_out(root: Path) -> None:
+    """The mean without the noiseless level takes the others alone."""
+    found = derived(root, cell("mean_ci", "psnr_db", skip_sigma_zero=True))
+    assert found.value == pytest.approx((20.1 + 20.5 + 21.3) / 3)
+
+
+def test_two_seeds_have_the_wide_interval_of_one_degree_of_freedom(root: Path) -> None:
+    """For n = 2 the half-width is 12.706 times half the difference, rounded as the column says."""
+    found = derived(root, cell("mean_ci", "top1_pct", seeds=(0, 1), decimals=1))
+    assert found.text == f"70.2 ± {12.7062 * 0.25:.1f}"
+
+
+def test_one_seed_has_no_interval(root: Path) -> None:
+    """A single value is printed alone: no spread is invented."""
+    found = derived(root, cell("mean_ci", "psnr_db", seeds=(1,)))
+    assert (found.text, found.value, found.low, found.high) == ("32.25", 32.25, None, None)
+
+
+@pytest.mark.parametrize("pointer", ["top1_pct", "ssim"])
+def test_a_task_that_the_model_lacks_gives_nothing(root: Path, pointer: str) -> None:
+    """A column of nulls is a dash, not zero or NaN."""
+    found = derived(root, cell("mean_ci", pointer, sources=(source(0, "unet_s"),)))
+    assert (found.text, found.value) == (NOTHING, None)
+
+
+def test_no_source_gives_nothing(root: Path) -> None:
+    """A model none of whose seeds is there has dashes, and its count says 0."""
+    for reducer, pointer in (("mean_ci", "psnr_db"), ("value", "macs_m"), ("median_spread", "")):
+        assert derived(root, cell(reducer, pointer, seeds=())).text == NOTHING
+    assert derived(root, cell("count", "3", seeds=())).text == "0/3"
+
+
+def test_a_missing_seed_is_counted(root: Path) -> None:
+    """The count says how many of the wanted seeds are there."""
+    found = derived(root, cell("count", "3", seeds=(0, 2)))
+    assert (found.text, found.value) == ("2/3", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "decimals", "text"), [("macs_m", 1, "2.5"), ("macs_scene_m", 1, "3.0"), ("parameters", 0, "12345"), ("epochs", 0, "3")]
+)
+def test_a_value_is_read_from_the_records_metadata(root: Path, pointer: str, decimals: int, text: str) -> None:
+    """Cost and epochs come from what the records say of themselves."""
+    assert derived(root, cell("value", pointer, decimals=decimals)).text == text
+
+
+def test_a_value_on_which_records_disagree_shows_both(root: Path, write_record: WriteRecord) -> None:
+    """Of records trained for 3 and for 7 epochs the cell prints both, and has no value."""
+    metadata = write_record(root / "other", MODEL, 0, levels=[{}])
+    longer = metadata.model_copy(update={"epochs": 7})
+    write_parquet(root / "other/record.parquet", with_metadata(RECORD, longer), [])
+    found = derived(root, cell("value", "epochs", sources=(source(0), "other/record.parquet"), decimals=0))
+    assert (found.text, found.value) == ("3 / 7", None)
+
+
+def test_latency_is_the_median_with_its_spread(root: Path) -> None:
+    """Median, 5th and 95th percentile are the medians over seeds of the records' own."""
+    found = derived(root, cell("median_spread"))
+    assert (found.text, found.value, found.low, found.high) == ("6.00 [5.00, 8.00]", 6.0, 5.0, 8.0)
+
+
+def test_latency_that_was_not_measured_gives_nothing(root: Path) -> None:
+    """A record without timing has a dash."""
+    assert derived(root, cell("median_spread", sources=(source(0, "unet_s"),))).text == NOTHING
+
+
+def test_a_label_is_repeated(root: Path) -> None:
+    """The row's own name is its first cell."""
+    assert derived(root, cell("label", "UNet-S")).text == "UNet-S"
+
+
+@pytest.mark.parametrize(
+    ("sources", "text"),
+    [
+        (("a/0/r.parquet",), "a/0/r.parquet"),
+        (("a/0/r.parquet", "a/1/r.parquet"), "a/{0,1}/r.parquet"),
+        (("a/0/r.parquet", "b/1/r.parquet"), "a/0/r.parquet b/1/r.parquet"),
+        (("a/r.parquet", "a/b/r.parquet"), "a/r.parquet a/b/r.parquet"),
+        ((), ""),
+    ],
+)
+def test_sources_are_written_as_the_shell_would(root: Path, sources: tuple[str, ...], text: str) -> None:
+    """Paths that differ in one folder are folded, others are listed."""
+    assert derived(root, cell("paths", sources=sources)).text == text
+
+
+def test_the_papers_figure_is_copied_as_printed(root: Path) -> None:
+    """A reference cell is the CSV's own text, with its digits; an empty field or an unknown row is a dash."""
+    (root / "paper.csv").write_text("table,model,variant,psnr_db,ssim\n1,DC-Net,integrated,32.80,\n")
+    for pointer, text, value in (
+        ("1,DC-Net,integrated,psnr_db", "32.80", 32.8),
+        ("1,DC-Net,integrated,ssim", NOTHING, None),
+        ("1,DC-Net,sequential,psnr_db", NOTHING, None),
+    ):
+        found = derived(root, cell("reference", pointer, sources=("paper.csv",)))
+        assert (found.text, found.value) == (text, value)
+
+
+def test_seed_values_stand_in_the_order_of_the_sources(root: Path) -> None:
+    """The pairs of a comparison are pairs of seeds."""
+    assert seed_values(cell("mean_ci", "psnr_db", seeds=(2, 0)), root) == pytest.approx([31.65, 30.05])
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("values", [[1.0, 2.0], [3.0, 3.5, 2.9, 10.0], [1e-3, 2e-3, -1e-3]])
+def test_the_interval_is_scipys(values: list[float], confidence: float) -> None:
+    """At every level the half-width is that of `scipy.stats.t.interval`."""
+    low, high = stats.t.interval(confidence, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert half_width(values, confidence) == pytest.approx((high - low) / 2, rel=1e-9)
+    found = mean_with_interval(values, confidence=confidence, decimals=3)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+
+
+@pytest.mark.parametrize("values", [[], [1.0]])
+def test_fewer_than_two_values_have_no_interval(values: list[float]) -> None:
+    """Nothing is said of a spread that was not seen."""
+    assert half_width(values, 0.95) is None
+
+
+def test_a_difference_counts_only_beyond_its_paired_interval() -> None:
+    """Seeds that move together are told apart where their levels overlap; a difference inside its interval is none."""
+    together = ([30.0, 25.0, 35.0], [29.0, 24.1, 33.9])
+    assert paired_interval_excludes_zero(*together, 0.95)
+    assert half_width(together[0], 0.95) > 5  # type: ignore[operator] # the levels themselves overlap
+    assert not paired_interval_excludes_zero([30.0, 25.0, 35.0], [29.0, 26.0, 33.0], 0.95)
+    assert not paired_interval_excludes_zero([30.0], [20.0], 0.95)
+
+
+@pytest.mark.parametrize("shift", [0.999, 1.001])
+def test_the_paired_interval_ends_where_scipys_test_does(shift: float) -> None:
+    """Just inside and just outside the interval agree with the p-value of the paired t test."""
+    noise = np.array([0.3, -0.1, 0.2, -0.4])
+    edge = half_width(list(noise), 0.95)
+    assert edge is not None
+    a = noise - noise.mean() + shift * edge
+    significant = stats.ttest_rel(a, np.zeros(4)).pvalue < 0.05
+    assert paired_interval_excludes_zero(list(a), [0.0] * 4, 0.95) == significant == (shift > 1)
