@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from dcnas_flows.engine import plan
 from ruamel.yaml import YAML
 
+from dcnas_flows.engine import plan
 from dcnas_schema.params import Params, load_params, read_yaml
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -130,37 +130,31 @@ def test_every_parameter_is_read_by_a_stage_of_the_graph(smoke: Path) -> None:
 
 
 def test_only_what_reads_a_changed_parameter_really_runs(finished: Path, command: Command) -> None:
-    """Changing evaluate.noise_seed and running `dvc repro` evaluates and tabulates, and trains nothing."""
+    """Changing evaluate.noise_seed evaluates and tabulates, trains nothing, and `dvc metrics diff` shows the difference."""
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+    command(["git", "add", "dvc.lock"], finished)
+    assert command(["git", *identity, "commit", "--quiet", "--all", "--message", "run"], finished).returncode == 0
     parameters = finished / "params.yaml"
     parameters.write_text(parameters.read_text().replace("noise_seed: 0", "noise_seed: 7"))
     done = command(["dvc", "repro"], finished)
     assert done.returncode == 0, done.stderr
     assert set(re.findall(r"Running stage '([^']+)'", done.stdout)) == EVALUATED
+    difference = json.loads(command(["dvc", "metrics", "diff", "--json"], finished).stdout)
+    assert "unet_s.psnr_db" in difference["results/metrics.json"]
 
 
-def test_metrics_are_shown_and_compared(finished: Path, command: Command) -> None:
-    """`dvc metrics show` and `dvc metrics diff` read results/metrics.json."""
-    shown = command(["dvc", "metrics", "show", "--json"], finished)
-    assert "dcnet_reduced_integrated" in json.loads(shown.stdout)[""]["data"]["results/metrics.json"]["data"]
-    commit = [
-        "git",
-        "-c",
-        "user.name=t",
-        "-c",
-        "user.email=t@example.invalid",
-        "commit",
-        "--quiet",
-        "--all",
-        "--message",
-        "run",
-    ]
-    command(["git", "add", "dvc.lock"], finished)
-    assert command(commit, finished).returncode == 0
-    parameters = finished / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("noise_seed: 0", "noise_seed: 7"))
-    assert command(["dvc", "repro"], finished).returncode == 0
-    difference = command(["dvc", "metrics", "diff", "--json"], finished)
-    assert "unet_s.psnr_db" in json.loads(difference.stdout)["results/metrics.json"]
+def test_metrics_are_shown(smoke: Path, command: Command) -> None:
+    """`dvc metrics show` reads results/metrics.json."""
+    shown = json.loads(command(["dvc", "metrics", "show", "--json"], smoke).stdout)
+    assert "dcnet_reduced_integrated" in shown[""]["data"]["results/metrics.json"]["data"]
+
+
+def test_the_curves_are_plots(smoke: Path, command: Command) -> None:
+    """`dvc plots show` finds a curve for each model that ran in each quantity."""
+    shown = json.loads(command(["dvc", "plots", "show", "--json", "--split"], smoke).stdout)
+    for quantity in ("PSNR (dB)", "SSIM", "Top-1 (%)"):
+        definitions = json.dumps(shown["data"][f"{quantity} over the noise level"])
+        assert all(model in definitions for model in MODELS)
 
 
 def test_the_params_of_the_project_are_a_preset() -> None:
