@@ -10,7 +10,9 @@ from dcnas_data.noise import add_training_noise, evaluation_noise
 SIGMAS = (0.0, 0.25, 1.0)
 
 
-def noisy(*, seed: int = 0, batch: int = 256, sigmas: tuple[float, ...] = SIGMAS, clip: bool = False, gray: float = 0.5) -> Tensor:
+def noisy(
+    *, seed: int = 0, batch: int = 256, sigmas: tuple[float, ...] = SIGMAS, clip: bool = False, gray: float = 0.5
+) -> Tensor:
     """Return training noise on constant scenes of 24x24."""
     return add_training_noise(
         torch.full((batch, 1, 24, 24), gray),
@@ -51,7 +53,7 @@ def test_evaluation_noise_leaves_the_global_generators_alone() -> None:
 
 
 def test_evaluation_noise_is_standard_normal() -> None:
-    """Over 400,000 draws mean, deviation, kurtosis and the correlation of neighbours are those of white Gaussian noise, within five sigma."""
+    """Over 400,000 draws mean, deviation, kurtosis and correlation of neighbours are white Gaussian noise's, within five sigma."""
     noise = evaluation_noise((3, 60, 60), seed=0, images=range(40), level=4).double()
     n = noise.numel()
     assert noise.mean().abs() < 5 / n**0.5

@@ -23,7 +23,9 @@ def params(tiny_params: Callable[..., Params]) -> Callable[..., DigitsParams]:
 
     def make(root: Path, *, download: bool = False) -> DigitsParams:
         changes = {"source": "mnist", "root": str(root), "download": download}
-        return tiny_params({f"generate_data.digits.{key}": value for key, value in changes.items()}).generate_data.digits
+        return tiny_params(
+            {f"generate_data.digits.{key}": value for key, value in changes.items()}
+        ).generate_data.digits
 
     return make
 
@@ -165,7 +167,9 @@ def test_a_failed_download_says_what_else_to_do(
         load_digits(params(tmp_path, download=True))
 
 
-@pytest.mark.skipif("DCNAS_MNIST_ROOT" not in os.environ, reason="set DCNAS_MNIST_ROOT to a folder with MNIST's four files")
+@pytest.mark.skipif(
+    "DCNAS_MNIST_ROOT" not in os.environ, reason="set DCNAS_MNIST_ROOT to a folder with MNIST's four files"
+)
 def test_the_real_mnist_is_read(params: Callable[..., DigitsParams]) -> None:
     """The real files pass the check; the first training digit is the known 5, the first test digit the known 7."""
     sets = load_digits(params(Path(os.environ["DCNAS_MNIST_ROOT"])))

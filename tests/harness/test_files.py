@@ -143,9 +143,7 @@ def test_a_read_only_folder_is_found_before_the_work(read_only_disk: Path, folde
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
-def test_a_folder_without_permission_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """A folder in which no file may be made is bad input, whatever the reason."""
 
     def refuse(*_arguments: object, **_options: object) -> None:
@@ -183,7 +181,12 @@ def test_left_overs_of_dead_writers_are_removed(tmp_path: Path, python: Python) 
     """Temporary files of the same artefact go when their writer is dead; those of living writers and other artefacts stay."""
     dead = python("-c", "import os; print(os.getpid())").stdout.strip()
     alive = os.getppid()
-    for name in (f".table[1].md.{dead}.tmp", f".table[1].md.{alive}.tmp", f".table1.md.{dead}.tmp", ".table[1].md.x.tmp"):
+    for name in (
+        f".table[1].md.{dead}.tmp",
+        f".table[1].md.{alive}.tmp",
+        f".table1.md.{dead}.tmp",
+        ".table[1].md.x.tmp",
+    ):
         (tmp_path / name).write_bytes(b"part")
     write_text(tmp_path / "table[1].md", "whole")
     assert names(tmp_path) == sorted(
@@ -230,7 +233,11 @@ def test_json_is_the_same_bytes_whatever_the_order_of_keys(tmp_path: Path) -> No
     """Keys are sorted, text is UTF-8 with Unix line ends."""
     write_json(tmp_path / "a.json", {"b": 1, "a": "σ"})
     write_json(tmp_path / "b.json", {"a": "σ", "b": 1})
-    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes() == b'{\n  "a": "\xcf\x83",\n  "b": 1\n}\n'
+    assert (
+        (tmp_path / "a.json").read_bytes()
+        == (tmp_path / "b.json").read_bytes()
+        == b'{\n  "a": "\xcf\x83",\n  "b": 1\n}\n'
+    )
 
 
 def test_missing_or_damaged_json_is_a_corrupt_artefact(tmp_path: Path) -> None:

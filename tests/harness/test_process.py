@@ -106,7 +106,11 @@ def wait_for(process: subprocess.Popen[str], word: str) -> str:
         ("print('done')", 0, ""),
         ("raise ValueError('x = 3')", 1, "ValueError: x = 3"),
         ("raise errors.DcnasError('odd')", 1, "error: odd"),
-        ("raise errors.BadInputError('wrong', where='key', remedy='correct it')", 2, "wrong\n  where:  key\n  remedy: correct it"),
+        (
+            "raise errors.BadInputError('wrong', where='key', remedy='correct it')",
+            2,
+            "wrong\n  where:  key\n  remedy: correct it",
+        ),
         ("raise errors.UnfitEnvironmentError('full')", 3, "error: full"),
         ("raise MemoryError", 3, "out of memory"),
         ("raise errors.CorruptArtefactError('damaged')", 4, "error: damaged"),

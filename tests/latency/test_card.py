@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,7 +53,7 @@ class FakeNVML:
 
 
 @pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNVML]:
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNVML:
     """A machine with one NVIDIA device as torch and NVML would describe it."""
     fake = FakeNVML()
     for name in fake.answers:
@@ -62,7 +62,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNVML]:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(uuid="1234"))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92400)
-    yield fake
+    return fake
 
 
 def test_the_card_of_a_cpu_invents_nothing() -> None:
@@ -73,7 +73,9 @@ def test_the_card_of_a_cpu_invents_nothing() -> None:
     assert card.threads == torch.get_num_threads()
     assert (card.python, card.torch) == (platform.python_version(), torch.__version__)
     assert card.system == f"{platform.system()} {platform.machine()}"
-    kilobytes = next(line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    kilobytes = next(
+        line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal")
+    )
     assert card.memory_gb == pytest.approx(int(kilobytes) * 1024 / 1e9, abs=0.1)
     assert (card.uuid, card.driver, card.cuda, card.cudnn, card.power_cap_w, card.mig) == (None,) * 6
     if card.cpu_model is not None:

@@ -102,7 +102,8 @@ def test_a_missing_seed_is_counted(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pointer", "decimals", "text"), [("macs_m", 1, "2.5"), ("macs_scene_m", 1, "3.0"), ("parameters", 0, "12345"), ("epochs", 0, "3")]
+    ("pointer", "decimals", "text"),
+    [("macs_m", 1, "2.5"), ("macs_scene_m", 1, "3.0"), ("parameters", 0, "12345"), ("epochs", 0, "3")],
 )
 def test_a_value_is_read_from_the_records_metadata(root: Path, pointer: str, decimals: int, text: str) -> None:
     """Cost and epochs come from what the records say of themselves."""

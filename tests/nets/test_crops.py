@@ -57,11 +57,7 @@ def test_features_are_sampled_as_roi_align_does(size: tuple[int, int]) -> None:
     features = torch.randn(5, 7, height // 8, width // 8, generator=torch.Generator().manual_seed(2))
     corners = corners_within(5, height, width)
     boxes = torch.tensor(
-        [
-            [scene, left, top, left + 28, top + 28]
-            for scene, pair in enumerate(corners.tolist())
-            for top, left in pair
-        ],
+        [[scene, left, top, left + 28, top + 28] for scene, pair in enumerate(corners.tolist()) for top, left in pair],
         dtype=torch.float32,
     )
     expected = torchvision.ops.roi_align(

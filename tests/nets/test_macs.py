@@ -65,7 +65,18 @@ def test_the_sequential_nets_cost_what_table_1_prints(golden: Golden) -> None:
         (nn.Linear(7, 5), (3, 7), 3 * (7 * 5 + 5)),
         (nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)), (1, 4, 8, 8), 0),
     ],
-    ids=["conv", "without bias", "strided", "depthwise", "grouped", "transposed", "transposed grouped", "linear", "batch", "free"],
+    ids=[
+        "conv",
+        "without bias",
+        "strided",
+        "depthwise",
+        "grouped",
+        "transposed",
+        "transposed grouped",
+        "linear",
+        "batch",
+        "free",
+    ],
 )
 def test_single_layers_are_counted_as_by_hand(layer: nn.Module, shape: tuple[int, ...], macs: int) -> None:
     """Each kind of layer costs what a count on paper gives, the bias once per output element."""
@@ -88,7 +99,9 @@ def test_without_biases_it_is_half_of_torchs_flops(size: tuple[int, int]) -> Non
 def test_a_layer_used_twice_counts_twice() -> None:
     """What is counted is the work of a forward pass, not the list of layers."""
     layer = nn.Conv2d(4, 4, 1)
-    assert count_macs(nn.Sequential(layer, layer), torch.zeros(1, 4, 3, 3)) == 2 * count_macs(layer, torch.zeros(1, 4, 3, 3))
+    assert count_macs(nn.Sequential(layer, layer), torch.zeros(1, 4, 3, 3)) == 2 * count_macs(
+        layer, torch.zeros(1, 4, 3, 3)
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])

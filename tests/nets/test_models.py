@@ -135,7 +135,9 @@ def test_weights_depend_on_the_seed_alone(name: str) -> None:
     again = build_model(SPECS[name], seed=5).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     other = build_model(SPECS[name], seed=6).state_dict()
-    assert not any(torch.equal(value, other[key]) for key, value in first.items() if key.endswith("weight") and value.dim() > 1)
+    assert not any(
+        torch.equal(value, other[key]) for key, value in first.items() if key.endswith("weight") and value.dim() > 1
+    )
 
 
 def changed(model: SceneModel, part: str) -> SceneModel:
@@ -169,7 +171,9 @@ def outputs(name: str, part: str | None) -> tuple[Tensor, Tensor]:
 )
 def test_what_each_task_depends_on(name: str, part: str, restores_otherwise: bool, classifies_otherwise: bool) -> None:
     """Integrated: decoder and head share the encoder and nothing else. Sequential: the classifier sees what the decoder made."""
-    for before, after, differs in zip(outputs(name, None), outputs(name, part), (restores_otherwise, classifies_otherwise), strict=True):
+    for before, after, differs in zip(
+        outputs(name, None), outputs(name, part), (restores_otherwise, classifies_otherwise), strict=True
+    ):
         assert torch.equal(before, after) != differs
 
 
@@ -179,14 +183,17 @@ def test_the_integrated_net_holds_the_same_denoiser_as_the_sequential() -> None:
     assert isinstance(joints["integrated"], IntegratedDCNet)
     assert isinstance(joints["sequential"], SequentialDCNet)
     shapes = [
-        {key.removeprefix("unet."): value.shape for key, value in model.state_dict().items()} for model in joints.values()
+        {key.removeprefix("unet."): value.shape for key, value in model.state_dict().items()}
+        for model in joints.values()
     ]
     shared = [{k: v for k, v in part.items() if k.startswith(("encoder", "decoder"))} for part in shapes]
     assert shared[0] == shared[1]
     assert len(shared[0]) > 50
 
 
-@pytest.mark.parametrize(("name", "images"), [("conv", "clean"), ("mbconv", "noisy"), ("integrated", "noisy"), ("denoiser", "noisy")])
+@pytest.mark.parametrize(
+    ("name", "images"), [("conv", "clean"), ("mbconv", "noisy"), ("integrated", "noisy"), ("denoiser", "noisy")]
+)
 def test_a_model_says_which_images_it_wants(name: str, images: str) -> None:
     """Only a classifier of clean digits is fed clean scenes."""
     assert build_model(SPECS[name], seed=0).images == images
@@ -194,7 +201,11 @@ def test_a_model_says_which_images_it_wants(name: str, images: str) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "widths"),
-    [(REDUCED, [8, 12, 18, 27]), (BASELINE, [32, 64, 128, 256]), (UNetSpec(depth=1, base=5, multiplier=3.0, convs=1), [5])],
+    [
+        (REDUCED, [8, 12, 18, 27]),
+        (BASELINE, [32, 64, 128, 256]),
+        (UNetSpec(depth=1, base=5, multiplier=3.0, convs=1), [5]),
+    ],
 )
 def test_level_widths_are_those_of_the_paper(spec: UNetSpec, widths: list[int]) -> None:
     """Each level is the multiplier times as wide as the one above."""

@@ -29,12 +29,27 @@ WRONG = {
     list: [None, 1.0, "0.5", [], {}, [None], ["x"], [True], [NAN], [INF], [-1.0], [1.0, 1.0, "x"]],
     type(None): [1, 1.5, True, [], {}],  # generate_data.digits.root
 }
-ZERO_IS_WRONG = (
-    "device.threads generate_data.digits.size generate_data.digits.scenes.train generate_data.digits.scenes.validation "
-    "generate_data.digits.scenes.test retrain.epochs retrain.batch_size retrain.learning_rate retrain.loss.charbonnier_epsilon "
-    "retrain.plateau.factor evaluate.batch_size evaluate.latency.batch evaluate.latency.repeats evaluate.panel.scenes "
-    "tabulate.confidence models.unet_s.unet.depth models.unet_s.unet.base models.unet_s.unet.multiplier models.unet_s.unet.convs"
-).split()
+ZERO_IS_WRONG = [
+    "device.threads",
+    "generate_data.digits.size",
+    "generate_data.digits.scenes.train",
+    "generate_data.digits.scenes.validation",
+    "generate_data.digits.scenes.test",
+    "retrain.epochs",
+    "retrain.batch_size",
+    "retrain.learning_rate",
+    "retrain.loss.charbonnier_epsilon",
+    "retrain.plateau.factor",
+    "evaluate.batch_size",
+    "evaluate.latency.batch",
+    "evaluate.latency.repeats",
+    "evaluate.panel.scenes",
+    "tabulate.confidence",
+    "models.unet_s.unet.depth",
+    "models.unet_s.unet.base",
+    "models.unet_s.unet.multiplier",
+    "models.unet_s.unet.convs",
+]
 TOO_LARGE = {
     "noise.sigmas": [1e30],
     "generate_data.digits.background": [0.1, 1.5],
@@ -116,7 +131,11 @@ def test_the_paper_preset_is_the_paper() -> None:
     assert paper.noise.sigmas == tuple(level / 10 for level in range(11))
     assert (paper.retrain.epochs, paper.retrain.learning_rate) == (100, 1e-3)
     assert (paper.retrain.loss.cross_entropy, paper.retrain.loss.charbonnier) == (0.1, 0.9)
-    assert (paper.evaluate.latency.batch, paper.evaluate.latency.warmup, paper.evaluate.latency.repeats) == (32, 100, 1000)
+    assert (paper.evaluate.latency.batch, paper.evaluate.latency.warmup, paper.evaluate.latency.repeats) == (
+        32,
+        100,
+        1000,
+    )
     reduced = paper.models["dcnet_reduced_integrated"]
     assert isinstance(reduced, JointSpec)
     assert (reduced.unet.depth, reduced.unet.base, reduced.unet.multiplier, reduced.unet.convs) == (4, 8, 1.5, 2)
@@ -214,7 +233,9 @@ SECTIONS = sorted({leaf[:i] for leaf in leaves(VALUES) for i in range(len(leaf))
 @given(
     path=st.sampled_from(SECTIONS),
     key=st.text(alphabet=st.characters(categories=["L", "N"], include_characters="_- ."), min_size=1, max_size=12),
-    value=st.one_of(st.none(), st.booleans(), st.integers(), st.text("abc"), st.dictionaries(st.text("ab"), st.integers())),
+    value=st.one_of(
+        st.none(), st.booleans(), st.integers(), st.text("abc"), st.dictionaries(st.text("ab"), st.integers())
+    ),
 )
 def test_an_unknown_key_anywhere_is_refused(
     tmp_path_factory: pytest.TempPathFactory, path: tuple[str, ...], key: str, value: Any
@@ -230,7 +251,9 @@ def test_an_unknown_key_anywhere_is_refused(
     assert f"{'.'.join((*path, key))}: unknown key" in str(caught.value)
 
 
-@pytest.mark.parametrize("path", [leaf for leaf in leaves(VALUES) if leaf[-1] != "epochs" or leaf[0] != "models"], ids=".".join)
+@pytest.mark.parametrize(
+    "path", [leaf for leaf in leaves(VALUES) if leaf[-1] != "epochs" or leaf[0] != "models"], ids=".".join
+)
 def test_a_missing_key_is_named(path: tuple[str, ...], refused: Callable[[Any], str]) -> None:
     """No key has a silent default: leaving one out is refused by its path."""
     values = copy.deepcopy(VALUES)
@@ -289,7 +312,9 @@ def test_a_repeated_key_is_refused_by_its_line(load: Callable[[str], Params]) ->
     ],
     ids=["empty", "comment", "list", "scalar", "open", "tab", "two", "latin-1", "utf-16", "zero", "python"],
 )
-def test_a_file_that_is_no_mapping_is_refused(load: Callable[[str | bytes], Params], text: str | bytes, words: list[str]) -> None:
+def test_a_file_that_is_no_mapping_is_refused(
+    load: Callable[[str | bytes], Params], text: str | bytes, words: list[str]
+) -> None:
     """An empty file, another form, broken YAML, another encoding or a code-running tag: one message that names the file and why."""
     with pytest.raises(BadInputError) as caught:
         load(text)
@@ -298,7 +323,15 @@ def test_a_file_that_is_no_mapping_is_refused(load: Callable[[str | bytes], Para
 
 @pytest.mark.parametrize(
     "value",
-    ["2020-01-01", "2020-01-01T10:00:00Z", "!!binary aGVsbG8=", "!!set {a, b}", "&a [*a]", "{[a, b]: 1}", "[" * 3000 + "]" * 3000],
+    [
+        "2020-01-01",
+        "2020-01-01T10:00:00Z",
+        "!!binary aGVsbG8=",
+        "!!set {a, b}",
+        "&a [*a]",
+        "{[a, b]: 1}",
+        "[" * 3000 + "]" * 3000,
+    ],
     ids=["date", "time", "binary", "set", "cycle", "list for a key", "nested"],
 )
 def test_yaml_that_is_no_json_is_refused(load: Callable[[str], Params], value: str) -> None:

@@ -13,9 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from dcnas_harness.errors import CorruptArtefactError, UnfitEnvironmentError
 from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
 
-SCHEMA = pa.schema(
-    [pa.field("number", pa.int32(), nullable=False), pa.field("image", pa.binary(2000), nullable=False)]
-)
+SCHEMA = pa.schema([pa.field("number", pa.int32(), nullable=False), pa.field("image", pa.binary(2000), nullable=False)])
 
 
 class Label(BaseModel):

@@ -259,7 +259,9 @@ def test_a_checkpoint_of_another_version_is_refused(checkpoints: CheckpointFolde
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_not_finite_are_never_written(checkpoints: CheckpointFolder, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_not_finite_are_never_written(
+    checkpoints: CheckpointFolder, tmp_path: Path, value: float
+) -> None:
     """NaN or infinity in any tensor is refused by its name, and no file of that checkpoint appears."""
     checkpoints.save(1, {"model": {"conv.weight": torch.zeros(3)}})
     with pytest.raises(ValueError, match=r"conv\.weight holds values that are not finite"):

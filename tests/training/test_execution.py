@@ -33,7 +33,9 @@ def test_auto_precision_on_a_cpu_follows_amx(amx: bool) -> None:
     assert choose_execution(NARROW, CPU, precision="auto").precision == ("bf16" if amx else "fp32")
 
 
-@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16"), ((12, 1), "bf16")])
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16"), ((12, 1), "bf16")]
+)
 def test_auto_precision_on_cuda_follows_the_compute_capability(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], precision: str
 ) -> None:

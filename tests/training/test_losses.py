@@ -69,7 +69,9 @@ def test_the_weights_of_the_parameters_are_used() -> None:
     """Other weights and another epsilon give another loss, in proportion."""
     restored, clean, logits, labels = batch()
     only = [
-        scene_loss(restored, logits, clean, labels, LossParams(cross_entropy=a, charbonnier=b, charbonnier_epsilon=1e-3))
+        scene_loss(
+            restored, logits, clean, labels, LossParams(cross_entropy=a, charbonnier=b, charbonnier_epsilon=1e-3)
+        )
         for a, b in ((1.0, 0.0), (0.0, 1.0), (2.0, 3.0))
     ]
     torch.testing.assert_close(2 * only[0] + 3 * only[1], only[2])

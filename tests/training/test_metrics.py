@@ -42,7 +42,9 @@ def test_one_channel_stands_for_three_equal_ones() -> None:
     """A clean scene given as its one stored channel scores as the scene in three."""
     clean = photographs()[:, :1]
     image = with_noise(clean.expand(-1, 3, -1, -1), 0.2)
-    assert torch.equal(squared_error_per_image(image, clean), squared_error_per_image(image, clean.expand(-1, 3, -1, -1)))
+    assert torch.equal(
+        squared_error_per_image(image, clean), squared_error_per_image(image, clean.expand(-1, 3, -1, -1))
+    )
 
 
 def test_psnr_agrees_with_torchmetrics_per_image() -> None:

@@ -69,7 +69,9 @@ def test_ten_steps_are_adams_bit_for_bit(fused: bool) -> None:
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_restored_optimizer_goes_on_bit_for_bit(tmp_path: Path, fused: bool, memory_format: torch.memory_format) -> None:
+def test_a_restored_optimizer_goes_on_bit_for_bit(
+    tmp_path: Path, fused: bool, memory_format: torch.memory_format
+) -> None:
     """Saved to disk and restored half-way, every average still belongs to its weight, in either memory format."""
     whole = trained(EagerAdam, fused=fused, memory_format=memory_format)
     halves = trained(EagerAdam, fused=fused, memory_format=memory_format, saved_in=tmp_path)

@@ -31,7 +31,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
-        with _disk_errors_explained(path):
+        with disk_errors_explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(path)
             yield temporary
@@ -52,7 +52,7 @@ def require_writable(folder: Path) -> None:
     """
     probe = folder / f".writable.{os.getpid()}.tmp"
     try:
-        with _disk_errors_explained(folder):
+        with disk_errors_explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             probe.touch()
     finally:
@@ -127,7 +127,15 @@ def _glob_escape(name: str) -> str:
 
 
 @contextmanager
-def _disk_errors_explained(path: Path) -> Iterator[None]:
+def disk_errors_explained(path: Path) -> Iterator[None]:
+    """
+    Turn the errors of a full or read-only disk, by whichever library raised them, into ones that name `path` and the remedy.
+
+    Raises:
+        UnfitEnvironmentError: No space is left on the device.
+
+        BadInputError: `path` cannot be written.
+    """
     try:
         yield
     except DcnasError:
@@ -148,7 +156,7 @@ def _explain_disk_error(error: Exception, path: Path) -> DcnasError | None:
             f"No space left on the disk while writing {path}.",
             remedy="free some space, then run the same command again",
         )
-    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         reason = os.strerror(number).lower()
         return BadInputError(
             f"{path} cannot be written: {reason}.", remedy="make its folder writable, then run the same command again"

@@ -2,6 +2,7 @@
 
 import ctypes
 import fcntl
+import hashlib
 import os
 import re
 import signal
@@ -14,8 +15,11 @@ from types import FrameType
 from typing import NoReturn
 
 from dcnas_harness.errors import DcnasError, ExitCode, UnfitEnvironmentError
+from dcnas_harness.files import disk_errors_explained
 
 _PR_SET_PDEATHSIG = 1
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
+"""Torch reports missing memory as a RuntimeError in these words."""
 
 
 def run_main(main: Callable[[], None]) -> NoReturn:
@@ -31,12 +35,10 @@ def run_main(main: Callable[[], None]) -> NoReturn:
         _fail(f"error: {error}", error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted: what was complete is kept; run the same command again to go on", ExitCode.INTERRUPTED)
-    except MemoryError:
-        _fail(
-            "error: out of memory\n  remedy: use a smaller batch size or close other programs",
-            ExitCode.UNFIT_ENVIRONMENT,
-        )
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+            remedy = "use a smaller batch size or close other programs"
+            _fail(f"error: out of memory: {error}\n  remedy: {remedy}", ExitCode.UNFIT_ENVIRONMENT)
         traceback.print_exc()
         _fail("this is a bug of dcnas: please report it with the lines above", ExitCode.BUG)
     sys.stdout.flush()
@@ -52,7 +54,8 @@ def die_with_parent() -> None:
     if "DVC_STAGE" not in os.environ or sys.platform != "linux":
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:  # the parent died before the call above
+    orphan = os.getppid() == 1 and os.getsid(0) != os.getsid(1)  # in a container process 1 may be dvc itself
+    if orphan:  # the parent died before the call above
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -69,10 +72,13 @@ def exclusive_run(output: Path, scratch: Path) -> Iterator[None]:
     Raises:
         UnfitEnvironmentError: Another process is making the same output.
     """
-    locks = scratch / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", output.as_posix()).strip("-")
-    with (locks / f"{name}.lock").open("a+") as file:
+    whole = output.resolve()
+    name = f"{whole.name[:60]}-{hashlib.sha256(str(whole).encode()).hexdigest()[:16]}.lock"
+    path = scratch / "locks" / name
+    with disk_errors_explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of
 from dcnas_schema.provenance import DeviceCard, Provenance
 
@@ -22,6 +23,9 @@ def collect_provenance(
         item: Model and seed, or the name of the split; empty where the pipeline stage has one output.
 
         inputs: Files that the stage reads; each is hashed here, by its content.
+
+    Raises:
+        CorruptArtefactError: An input is missing.
     """
     commit, dirty = _git_state()
     return Provenance(
@@ -31,10 +35,16 @@ def collect_provenance(
         dirty=dirty,
         params_sha256=params_sha256,
         seed=seed,
-        inputs={path.as_posix(): sha256_of(path) for path in inputs},
+        inputs={path.as_posix(): _hash_of_input(path) for path in inputs},
         device=device,
         versions={package: found for package in _PACKAGES if (found := _version(package))},
     )
+
+
+def _hash_of_input(path: Path) -> str:
+    if not path.is_file():
+        raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)")
+    return sha256_of(path)
 
 
 def _git_state() -> tuple[str | None, tuple[str, ...] | None]:

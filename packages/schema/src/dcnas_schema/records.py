@@ -65,6 +65,8 @@ class TrainingMetadata(Record):
     train_scenes: int
     precision: Literal["fp32", "bf16"]
     memory_format: Literal["channels_last", "contiguous"]
+    weights_sha256: str
+    """Of the weights file written with this log."""
     provenance: Provenance
 
 

@@ -10,7 +10,6 @@ Expect: record.parquet (one row a noise level) and panel.parquet (sample images)
 import argparse
 from pathlib import Path
 
-from dcnas_evaluate.job import Job, evaluate_job
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
@@ -31,6 +30,11 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
+    from dcnas_evaluate.job import (
+        Job,
+        evaluate_job,
+    )  # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+
     params = load_params(arguments.params)
     if arguments.model not in params.models:
         raise BadInputError(

@@ -10,6 +10,7 @@ from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
 from dcnas_evaluate.score import panel_rows, score_levels
 from dcnas_harness.errors import CorruptArtefactError
+from dcnas_harness.files import sha256_of
 from dcnas_latency.card import device_card, device_state
 from dcnas_latency.timer import time_calls
 from dcnas_lineage.collect import collect_provenance
@@ -70,10 +71,18 @@ def evaluate_job(job: Job, out: Path) -> None:
             f"{log} is of {training.model} seed {training.seed} ({training.spec}), not of {job.model} seed {job.seed} ({spec}).",
             remedy=f"run: dvc repro retrain@{job.model}-{job.seed}",
         )
+    if not weights.is_file():
+        raise CorruptArtefactError(f"{weights} does not exist.", remedy="run: dvc repro (or dvc pull)")
+    if sha256_of(weights) != training.weights_sha256:
+        raise CorruptArtefactError(
+            f"{weights} is damaged or not the file that was written with {log.name}.",
+            remedy=f"run: dvc checkout {weights} (or dvc repro --force --single-item retrain@{job.model}-{job.seed})",
+        )
     model = _trained_model(spec, weights)
     execution = choose_execution(model, device, precision=evaluate.precision)
     model = model.to(device=device, memory_format=execution.torch_format).eval()  # type: ignore[call-overload] # torch's stub lacks this pair
     test = job.scenes / "test.parquet"
+    scenes = ResidentScenes(read_scenes(test), device)
     provenance = collect_provenance(
         stage="evaluate",
         item=f"{job.model}-{job.seed}",
@@ -82,7 +91,6 @@ def evaluate_job(job: Job, out: Path) -> None:
         inputs=(test, weights, log),
         device=device_card(device),
     )
-    scenes = ResidentScenes(read_scenes(test), device)
     label = f"evaluate {job.model} seed {job.seed} ({device.type} {execution.precision})"
     rows = score_levels(model, scenes, execution, noise=params.noise, evaluate=evaluate, label=label)
     height, width = scenes.images.shape[-2:]

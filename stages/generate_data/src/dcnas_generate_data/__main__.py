@@ -9,7 +9,6 @@ Expect: train.parquet, validation.parquet, test.parquet; 30,000 scenes in less t
 import argparse
 from pathlib import Path
 
-from dcnas_generate_data.write import write_splits
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
 from dcnas_schema.params import load_params
@@ -25,6 +24,10 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
+    from dcnas_generate_data.write import (
+        write_splits,
+    )  # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+
     params = load_params(arguments.params)
     require_writable(arguments.out)
     with exclusive_run(arguments.out, arguments.scratch):

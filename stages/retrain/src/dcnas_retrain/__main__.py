@@ -12,7 +12,6 @@ from pathlib import Path
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
-from dcnas_retrain.job import Job, train_job
 from dcnas_schema.params import load_params
 
 
@@ -31,6 +30,11 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     die_with_parent()
+    from dcnas_retrain.job import (
+        Job,
+        train_job,
+    )  # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+
     params = load_params(arguments.params)
     if arguments.model not in params.models:
         raise BadInputError(

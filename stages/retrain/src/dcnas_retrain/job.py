@@ -9,6 +9,7 @@ import torch
 
 from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
+from dcnas_harness.files import sha256_of
 from dcnas_latency.card import device_card
 from dcnas_lineage.collect import collect_provenance
 from dcnas_lineage.inputs import run_digest
@@ -56,6 +57,7 @@ def train_job(job: Job, out: Path) -> None:
     execution = choose_execution(
         model, device, precision=params.retrain.precision, memory_format=params.retrain.memory_format
     )
+    splits = {split: read_scenes(job.scenes / f"{split}.parquet") for split in ("train", "validation")}
     provenance = collect_provenance(
         stage="retrain",
         item=f"{job.model}-{job.seed}",
@@ -64,7 +66,6 @@ def train_job(job: Job, out: Path) -> None:
         inputs=(job.scenes / "train.parquet", job.scenes / "validation.parquet"),
         device=device_card(device),
     )
-    splits = {split: read_scenes(job.scenes / f"{split}.parquet") for split in ("train", "validation")}
     run = Run(
         model=model,
         train=ResidentScenes(splits["train"], device),
@@ -78,6 +79,13 @@ def train_job(job: Job, out: Path) -> None:
         label=f"retrain {job.model} seed {job.seed} ({execution.device.type} {execution.precision})",
     )
     rows = train(run)
+    weights = out / "weights.safetensors"
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_tensors(
+        weights,
+        tensors,
+        {"model": job.model, "seed": job.seed, "spec": spec.model_dump(mode="json")},
+    )
     metadata = TrainingMetadata(
         model=job.model,
         seed=job.seed,
@@ -87,13 +95,8 @@ def train_job(job: Job, out: Path) -> None:
         train_scenes=len(run.train),
         precision=execution.precision,
         memory_format=execution.memory_format,
+        weights_sha256=sha256_of(weights),
         provenance=provenance,
-    )
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_tensors(
-        out / "weights.safetensors",
-        tensors,
-        {"model": job.model, "seed": job.seed, "spec": spec.model_dump(mode="json")},
     )
     log = pa.RecordBatch.from_pylist(rows, schema=TRAINING_LOG)
     write_parquet(out / "log.parquet", with_metadata(TRAINING_LOG, metadata), [log])

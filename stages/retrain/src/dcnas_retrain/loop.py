@@ -109,7 +109,7 @@ def train(run: Run) -> list[dict[str, Any]]:
                 raise _not_finite("validation loss", epoch, "validation", rate, run)
             state.schedule.step(scores.loss)
             state.rows.append(_log_row(epoch, rate, loss, scores))
-            run.checkpoints.save(epoch, state.to_save())
+            _save(run, state, epoch, rate)
             speed = len(run.train) / (time.monotonic() - began)
             report.update(epoch, f"loss {loss:.4f}, validation {scores.loss:.4f}, {speed:.0f} scenes/s")
     run.model.eval()
@@ -174,6 +174,13 @@ def validate(run: Run, batches: list[tuple[Tensor, SceneBatch]]) -> Scores:
         psnr_db=float(psnr_db(torch.cat(errors)).mean()) if errors else None,
         top1_pct=100 * float(torch.cat(correct).mean()) if correct else None,
     )
+
+
+def _save(run: Run, state: State, epoch: int, rate: float) -> None:
+    try:
+        run.checkpoints.save(epoch, state.to_save())
+    except ValueError as error:  # finite losses, but weights or averages overflowed
+        raise _not_finite("state of the model or of its optimiser", epoch, "the last", rate, run) from error
 
 
 def _log_row(epoch: int, rate: float, loss: float, scores: Scores) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
 from dcnas_schema.params import load_params
-from dcnas_tabulate.job import tabulate
 
 
 def main() -> None:
@@ -27,6 +26,8 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
+    from dcnas_tabulate.job import tabulate  # here, because a wrong argument needs no plotting library
+
     params = load_params(arguments.params)
     require_writable(arguments.out)
     with exclusive_run(arguments.out, arguments.scratch):

@@ -73,7 +73,8 @@ def draw_curves(runs: Sequence[Run], out: Path, *, confidence: float) -> None:
                         ls=_LINES[run.spec.kind],
                         label=row_label(run.model, run.spec),
                     )
-            noisy = curves(runs[0], f"noisy_{column}") if runs and column == "ssim" else None
+            scored = next((run for run in runs if run.paths), None)
+            noisy = curves(scored, f"noisy_{column}") if scored and column == "ssim" else None
             if noisy is not None:
                 axes.plot(
                     noisy.sigmas, noisy.seeds.mean(0), ":", color=THEMES[theme]["ink"], label="noisy input", lw=1.2

@@ -35,8 +35,9 @@ def build_table(layout: Layout, *, confidence: float, reference_file: Path) -> T
     """Derive every cell of `layout`."""
     better = _better_cells(layout, confidence, reference_file)
     rows, values = [], []
-    if layout.noisy_row and layout.runs and layout.runs[0].paths:
-        noisy = [noisy_cell(column, layout.runs[0]) for column in layout.columns]
+    scored = next((run for run in layout.runs if run.paths), None)
+    if layout.noisy_row and scored is not None:
+        noisy = [noisy_cell(column, scored) for column in layout.columns]
         derived = [_derived(cell, confidence) for cell in noisy]
         rows.append(tuple(_with_text(c, d, marked=False) for c, d in zip(noisy, derived, strict=True)))
         values.append(tuple(derived))

@@ -1,0 +1,335 @@
+"""The pipeline stage evaluate: what a record says is true, and depends on nothing but what it names."""
+
+import random
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dcnas_data.noise import evaluation_noise
+from dcnas_data.scenes import read_scenes
+from dcnas_evaluate.job import Job, evaluate_job
+from dcnas_harness.errors import CorruptArtefactError
+from dcnas_harness.files import sha256_of
+from dcnas_nets.macs import count_macs, count_parameters
+from dcnas_nets.models import build_model, example_input
+from dcnas_retrain.job import Job as TrainJob
+from dcnas_retrain.job import train_job
+from dcnas_schema.params import Params
+from dcnas_schema.parquet import read_parquet
+from dcnas_schema.records import PANEL, RECORD, EvaluationMetadata, PanelMetadata
+from dcnas_training.checkpoints import load_tensors
+
+JOINT = "dcnet_reduced_integrated"
+Evaluate = Callable[..., Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """One thread: so small a net gains nothing from more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(
+    tiny_scenes: Path, tiny_params: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """A function that gives the folder of a model trained for an epoch; each is trained once."""
+    root = tmp_path_factory.mktemp("trained")
+
+    def folder(model: str = JOINT, seed: int = 0) -> Path:
+        out = root / model / str(seed)
+        if not out.exists():
+            job = TrainJob(model=model, seed=seed, params=tiny_params(), scenes=tiny_scenes, scratch=root / "scratch")
+            train_job(job, out)
+        return out
+
+    return folder
+
+
+@pytest.fixture
+def evaluate(
+    tmp_path: Path, tiny_scenes: Path, tiny_params: Callable[..., Params], trained: Callable[..., Path]
+) -> Evaluate:
+    """A function that evaluates a model in this process, with changed parameters, and returns the folder of its outputs."""
+
+    def run(
+        changes: Mapping[str, Any] | None = None,
+        *,
+        model: str = JOINT,
+        seed: int = 0,
+        weights: Path | None = None,
+        scenes: Path = tiny_scenes,
+        out: str = "out",
+    ) -> Path:
+        job = Job(
+            model=model,
+            seed=seed,
+            params=tiny_params(changes),
+            scenes=scenes,
+            trained=weights or trained(model, seed),
+        )
+        evaluate_job(job, tmp_path / out)
+        return tmp_path / out
+
+    return run
+
+
+def read_record(folder: Path) -> tuple[dict[str, list[Any]], EvaluationMetadata]:
+    """Return the record in an output folder."""
+    table, metadata = read_parquet(folder / "record.parquet", RECORD, EvaluationMetadata)
+    return table.to_pydict(), metadata
+
+
+def test_the_record_does_not_depend_on_the_batch_size(evaluate: Evaluate) -> None:
+    """Scored one by one, by threes or all at once, in fp32: the same figures, PSNR to 1e-6 dB, and the same digits right."""
+    records = [read_record(evaluate({"evaluate.batch_size": size}, out=str(size)))[0] for size in (1, 3, 5, 32)]
+    for record in records[1:]:
+        for name in ("noisy_psnr_db", "psnr_db", "psnr_pooled_db", "noisy_ssim", "ssim"):
+            assert record[name] == pytest.approx(records[0][name], abs=1e-6), name
+        assert record["top1_pct"] == records[0]["top1_pct"]
+        assert record["images"] == [5, 5, 5]
+
+
+def test_the_noisy_input_scores_what_its_level_says(evaluate: Evaluate, tiny_scenes: Path) -> None:
+    """Unclipped noise of deviation sigma has a PSNR of -20 log10 sigma, within five standard errors; without noise it is unbounded."""
+    record, _ = read_record(evaluate())
+    assert record["sigma"] == [0.0, 0.25, 0.5]
+    assert record["noisy_psnr_db"][0] is None
+    values = 5 * 3 * 56 * 56
+    tolerance = 5 * (10 / np.log(10)) * (2 / values) ** 0.5
+    for sigma, found in list(zip(record["sigma"], record["noisy_psnr_db"], strict=True))[1:]:
+        assert found == pytest.approx(-20 * np.log10(sigma), abs=tolerance)
+    assert record["noisy_ssim"][0] == pytest.approx(1.0, abs=1e-6)
+    assert 1 > record["noisy_ssim"][1] > record["noisy_ssim"][2] > 0
+    assert len(read_scenes(tiny_scenes / "test.parquet").images) == 5
+
+
+def test_the_figures_are_those_of_a_computation_by_hand(
+    evaluate: Evaluate, tiny_scenes: Path, trained: Callable[..., Path], tiny_params: Callable[..., Params]
+) -> None:
+    """PSNR, pooled PSNR and top-1 at a level equal those of the model run here, image by image, with the noise of (seed, image, level)."""
+    record, _ = read_record(evaluate({"evaluate.noise_seed": 3}))
+    scenes = read_scenes(tiny_scenes / "test.parquet")
+    model = build_model(tiny_params().models[JOINT], seed=0).eval()
+    model.load_state_dict(load_tensors(trained() / "weights.safetensors"))
+    clean = torch.from_numpy(scenes.images)[:, None].float() / 255
+    noisy = clean + 0.5 * evaluation_noise((3, 56, 56), seed=3, images=range(5), level=2)
+    with torch.inference_mode():
+        restored, logits = model(noisy, torch.from_numpy(scenes.corners).long())
+    errors = ((restored.clamp(0, 1) - clean).numpy().astype(float) ** 2).mean((1, 2, 3))
+    assert record["psnr_db"][2] == pytest.approx((-10 * np.log10(errors)).mean(), abs=1e-4)
+    assert record["psnr_pooled_db"][2] == pytest.approx(-10 * np.log10(errors.mean()), abs=1e-4)
+    assert record["top1_pct"][2] == pytest.approx(100 * (logits.argmax(-1).numpy() == scenes.labels).mean())
+
+
+def test_the_restored_image_is_clamped_and_the_noisy_one_only_where_asked(evaluate: Evaluate) -> None:
+    """Clipping the noisy image raises its PSNR above that of the level; it is off by default, and recorded."""
+    free, clipped = read_record(evaluate()), read_record(evaluate({"noise.clip": True}, out="clipped"))
+    assert (free[1].protocol.clip_noisy, clipped[1].protocol.clip_noisy) == (False, True)
+    assert clipped[0]["noisy_psnr_db"][2] > free[0]["noisy_psnr_db"][2] + 0.3
+
+
+def test_the_same_inputs_give_the_same_bytes(evaluate: Evaluate) -> None:
+    """Without timing, record and panel repeat to the last byte; another noise seed changes them."""
+    first, again, other = evaluate(out="a"), evaluate(out="b"), evaluate({"evaluate.noise_seed": 1}, out="c")
+    for name in ("record.parquet", "panel.parquet"):
+        assert sha256_of(first / name) == sha256_of(again / name) != sha256_of(other / name)
+
+
+@pytest.mark.parametrize(
+    ("model", "restores", "classifies"),
+    [(JOINT, True, True), ("unet_s", True, False), ("classifier_conv_clean", False, True)],
+)
+def test_a_task_that_the_model_lacks_is_null(evaluate: Evaluate, model: str, restores: bool, classifies: bool) -> None:
+    """A denoiser has no top-1, a classifier no PSNR; what is there is finite; a classifier of clean digits is tested on noisy ones too."""
+    record, metadata = read_record(evaluate(model=model))
+    for name, there in (
+        ("psnr_db", restores),
+        ("psnr_pooled_db", restores),
+        ("ssim", restores),
+        ("top1_pct", classifies),
+    ):
+        if there:
+            assert np.isfinite(np.array(record[name], float)).all(), name
+        else:
+            assert record[name] == [None] * 3
+    assert record["sigma"] == [0.0, 0.25, 0.5]
+    assert (metadata.model, metadata.seed, metadata.epochs) == (model, 0, 1)
+
+
+def test_the_cost_is_that_of_the_model_at_the_scenes_size(
+    evaluate: Evaluate, tiny_params: Callable[..., Params]
+) -> None:
+    """MACs with two digits and with one, and parameters, are the counter's."""
+    cost = read_record(evaluate())[1].cost
+    model = build_model(tiny_params().models[JOINT], seed=0)
+    image, corners = example_input(1, 56, 56, torch.device("cpu"))
+    assert (cost.height, cost.width, cost.parameters) == (56, 56, count_parameters(model))
+    assert (cost.macs, cost.macs_one_digit) == (
+        count_macs(model, image, corners),
+        count_macs(model, image, corners[:, :1]),
+    )
+    assert cost.macs > cost.macs_one_digit
+
+
+def test_latency_comes_with_its_spread_and_conditions(evaluate: Evaluate) -> None:
+    """The median lies within p5 and p95; batch, size, precision and the device's state before and after stand beside it."""
+    latency = {"measure": True, "batch": 2, "warmup": 1, "repeats": 5}
+    found = read_record(evaluate({"evaluate.latency": latency}))[1].latency
+    assert found is not None
+    assert 0 < found.p5_ms <= found.median_ms <= found.p95_ms
+    assert (found.batch, found.height, found.width, found.precision) == (2, 56, 56, "fp32")
+    assert (found.warmup, found.repeats, found.device_median_ms) == (1, 5, None)
+    assert found.before.load_average is not None
+    assert found.after.load_average is not None
+
+
+def test_measuring_latency_changes_no_figure(evaluate: Evaluate) -> None:
+    """Timing comes after scoring and leaves the rows as they are."""
+    latency = {"measure": True, "batch": 2, "warmup": 0, "repeats": 3}
+    assert read_record(evaluate({"evaluate.latency": latency}, out="timed"))[0] == read_record(evaluate())[0]
+
+
+def test_without_measuring_there_is_no_latency(evaluate: Evaluate) -> None:
+    """A latency that was not measured is absent, not zero."""
+    assert read_record(evaluate())[1].latency is None
+
+
+def test_provenance_names_scenes_weights_and_log(
+    evaluate: Evaluate, tiny_scenes: Path, trained: Callable[..., Path]
+) -> None:
+    """The record carries the hash of each file that it was computed from."""
+    files = [tiny_scenes / "test.parquet", trained() / "weights.safetensors", trained() / "log.parquet"]
+    provenance = read_record(evaluate())[1].provenance
+    assert provenance.inputs == {path.as_posix(): sha256_of(path) for path in files}
+    assert (provenance.stage, provenance.item) == ("evaluate", f"{JOINT}-0")
+
+
+def test_the_panel_shows_the_scene_that_was_scored(evaluate: Evaluate, tiny_scenes: Path) -> None:
+    """Clean, noisy and restored images, labels, predictions and corners of the first scene at each of the panel's levels."""
+    out = evaluate({"evaluate.panel": {"scenes": 2, "sigmas": [0.0, 0.5]}})
+    table, metadata = read_parquet(out / "panel.parquet", PANEL, PanelMetadata)
+    scenes = read_scenes(tiny_scenes / "test.parquet")
+    rows = table.to_pylist()
+    assert [(row["sigma"], row["scene"]) for row in rows] == [(0.0, 0), (0.0, 1), (0.5, 0), (0.5, 1)]
+    for row in rows:
+        images = {
+            name: np.frombuffer(row[name], np.uint8).reshape(56, 56, 3) for name in ("clean", "noisy", "restored")
+        }
+        expected = np.broadcast_to(scenes.images[row["scene"]][..., None], (56, 56, 3))
+        np.testing.assert_array_equal(images["clean"], expected)
+        assert np.array_equal(images["noisy"], expected) == (row["sigma"] == 0)
+        assert row["label"] == scenes.labels[row["scene"]].tolist()
+        assert row["corners"] == scenes.corners[row["scene"]].ravel().tolist()
+        assert len(row["predicted"]) == 2
+    assert (metadata.model, metadata.seed) == (JOINT, 0)
+
+
+def swapped(folder: Path, weights: Path, log: Path) -> Path:
+    """Return a folder with the weights of one run and the log of another."""
+    folder.mkdir()
+    shutil.copyfile(weights / "weights.safetensors", folder / "weights.safetensors")
+    shutil.copyfile(log / "log.parquet", folder / "log.parquet")
+    return folder
+
+
+def test_the_log_of_another_model_is_refused(evaluate: Evaluate, trained: Callable[..., Path]) -> None:
+    """The outputs of another model, or of another seed, are a corrupt artefact (exit 4) that names both."""
+    with pytest.raises(CorruptArtefactError, match=rf"(?s)unet_s seed 0.*not of {JOINT} seed 0"):
+        evaluate(weights=trained("unet_s"))
+    with pytest.raises(CorruptArtefactError, match=rf"(?s){JOINT} seed 1.*not of {JOINT} seed 0.*retrain@{JOINT}-0"):
+        evaluate(weights=trained(JOINT, 1))
+
+
+def test_a_model_whose_parameters_changed_since_is_refused(evaluate: Evaluate, trained: Callable[..., Path]) -> None:
+    """Weights of the same name but of another width are not taken for those of the parameters."""
+    with pytest.raises(CorruptArtefactError, match=r"(?s)base=8.*base=9"):
+        evaluate({f"models.{JOINT}.unet.base": 9}, weights=trained())
+
+
+@pytest.mark.parametrize(
+    ("model", "other", "other_seed"),
+    [
+        (JOINT, "unet_s", 0),
+        (JOINT, JOINT, 1),
+        ("classifier_conv_clean", "classifier_conv_noisy", 0),
+    ],
+    ids=["another shape", "another seed", "other images"],
+)
+def test_weights_of_another_run_are_refused(
+    evaluate: Evaluate, trained: Callable[..., Path], tmp_path: Path, model: str, other: str, other_seed: int
+) -> None:
+    """Weights put beside the log of another run are a corrupt artefact, even where their shapes fit."""
+    folder = swapped(tmp_path / "swapped", weights=trained(other, other_seed), log=trained(model))
+    with pytest.raises(CorruptArtefactError, match=r"weights\.safetensors"):
+        evaluate(model=model, weights=folder)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "log.parquet"])
+def test_damaged_or_missing_outputs_of_training_are_named(
+    evaluate: Evaluate, trained: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    """A cut or absent file is a corrupt artefact by name."""
+    folder = swapped(tmp_path / "damaged", weights=trained(), log=trained())
+    (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+    with pytest.raises(CorruptArtefactError, match=name):
+        evaluate(weights=folder)
+    (folder / name).unlink()
+    with pytest.raises(CorruptArtefactError, match=rf"{name} (does not exist|is missing)"):
+        evaluate(weights=folder)
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed(
+    evaluate: Evaluate, trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    """safetensors has no checksum of its own: each of twenty single-bit changes must be caught by ours (exit 4)."""
+    folder = swapped(tmp_path / "flipped", weights=trained(), log=trained())
+    content = (folder / "weights.safetensors").read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(content)), 20):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << (bit % 8)
+        (folder / "weights.safetensors").write_bytes(changed)
+        with pytest.raises(CorruptArtefactError, match=r"weights\.safetensors"):
+            evaluate(weights=folder)
+
+
+def test_missing_scenes_are_named(evaluate: Evaluate, tmp_path: Path) -> None:
+    """No test split is a corrupt artefact (exit 4) that says which stage makes it."""
+    with pytest.raises(CorruptArtefactError, match=r"(?s)test\.parquet does not exist.*generate_data"):
+        evaluate(scenes=tmp_path)
+
+
+def test_the_command_scores_a_model(
+    tmp_path: Path,
+    tiny_scenes: Path,
+    trained: Callable[..., Path],
+    write_params: Callable[..., Path],
+    evaluate: Evaluate,
+    python: Callable[..., subprocess.CompletedProcess[str]],
+    project: Path,
+) -> None:
+    """Run as a module it exits 0, prints its progress, and writes the bytes that the function writes."""
+    arguments = {
+        "params": write_params(tmp_path / "params.yaml"),
+        "model": JOINT,
+        "seed": 0,
+        "scenes": tiny_scenes,
+        "trained": trained(),
+        "out": tmp_path / "command",
+        "scratch": tmp_path / "scratch",
+    }
+    words = [word for name, value in arguments.items() for word in (f"--{name}", value)]
+    done = python("-m", "dcnas_evaluate", *words, cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert f"evaluate {JOINT} seed 0 (cpu fp32): 3/3 done" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "command").iterdir()) == ["panel.parquet", "record.parquet"]
+    assert read_record(tmp_path / "command")[0] == read_record(evaluate())[0]
