@@ -102,6 +102,11 @@ def train_job(job: Job, out: Path) -> None:
     write_parquet(out / "log.parquet", with_metadata(TRAINING_LOG, metadata), [log])
 
 
+def checkpoints_of(job: Job) -> Path:
+    """Return the folder of all checkpoints of the job's model and seed; a run must hold its lock, for it removes those of others."""
+    return job.scratch / "retrain" / f"{job.model}-{job.seed}"
+
+
 def _checkpoint_folder(job: Job, execution: Execution, provenance: Provenance) -> Path:
     digest = run_digest(
         {
@@ -113,7 +118,7 @@ def _checkpoint_folder(job: Job, execution: Execution, provenance: Provenance) -
         },
         _CODE,
     )
-    siblings = job.scratch / "retrain" / f"{job.model}-{job.seed}"
+    siblings = checkpoints_of(job)
     folder = siblings / digest[:24]
     for other in siblings.glob("*"):
         if other != folder:
