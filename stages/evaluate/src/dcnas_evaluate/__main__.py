@@ -30,10 +30,8 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
-    from dcnas_evaluate.job import (
-        Job,
-        evaluate_job,
-    )  # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+    from dcnas_evaluate.job import Job, evaluate_job
 
     params = load_params(arguments.params)
     if arguments.model not in params.models:

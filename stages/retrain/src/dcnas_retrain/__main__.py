@@ -30,10 +30,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     die_with_parent()
-    from dcnas_retrain.job import (
-        Job,
-        train_job,
-    )  # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+    from dcnas_retrain.job import Job, checkpoints_of, train_job
 
     params = load_params(arguments.params)
     if arguments.model not in params.models:
@@ -46,7 +44,7 @@ def main() -> None:
     job = Job(
         model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, scratch=arguments.scratch
     )
-    with exclusive_run(arguments.out, arguments.scratch):
+    with exclusive_run(arguments.out, arguments.scratch), exclusive_run(checkpoints_of(job), arguments.scratch):
         train_job(job, arguments.out)
 
 

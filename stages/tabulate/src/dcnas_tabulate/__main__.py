@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
-    from dcnas_tabulate.job import tabulate  # here, because a wrong argument needs no plotting library
+    # here, because a wrong argument needs no plotting library
+    from dcnas_tabulate.job import tabulate
 
     params = load_params(arguments.params)
     require_writable(arguments.out)
