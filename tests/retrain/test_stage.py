@@ -255,7 +255,6 @@ def test_a_run_beside_it_takes_no_checkpoint_away(
             with suppress(UnfitEnvironmentError):
                 main()
             assert run.checkpoints.newest() is not None, "the checkpoints of the run in progress are gone"
-            run.model.train()
         return original(run, batches)
 
     monkeypatch.setattr(loop, "validate", validate)

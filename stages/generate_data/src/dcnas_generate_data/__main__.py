@@ -24,9 +24,8 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
-    from dcnas_generate_data.write import (
-        write_splits,
-    )  # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+    from dcnas_generate_data.write import write_splits
 
     params = load_params(arguments.params)
     require_writable(arguments.out)
