@@ -40,7 +40,7 @@ class Finding:
     @property
     def winner(self) -> str:
         """The way with the greatest median rate."""
-        return max(self.race.rates, key=lambda way: self.race.rate(way).median)
+        return max(self.race.names, key=lambda way: self.race.rate(way).median)
 
     @property
     def auto_over_winner(self) -> Spread:
@@ -85,7 +85,7 @@ def _find(params: Params, model: str, scenes: ResidentScenes, device: torch.devi
 
 
 def _report(report: Report, findings: list[Finding], what: str, json: Path | None) -> None:
-    ways = list(findings[0].race.rates)
+    ways = findings[0].race.names
     rows = [
         (
             finding.model,
@@ -108,11 +108,8 @@ def _report(report: Report, findings: list[Finding], what: str, json: Path | Non
     ]
     results = {
         finding.model: {
-            "images_per_s": {
-                way: {**finding.race.rate(way).rounded(), "rounds": [round(rate, 1) for rate in rates]}
-                for way, rates in finding.race.rates.items()
-            },
-            "others_share": finding.race.others_rounded(),
+            "images_per_s": {way: finding.race.rate(way).rounded() for way in ways},
+            "rounds": finding.race.rounds_for_json(),
             "fastest": finding.winner,
             "auto": finding.auto,
             "auto_over_fastest": finding.auto_over_winner.rounded(),

@@ -166,7 +166,7 @@ def _report(report: Report, found: Race, executions: dict[str, Execution], what:
 
     pairs = [(f"ours {ours}", other) for ours in executions for other in ("textbook", f"bare {ours}")]
     ratios = {f"{ours} / {other}": found.ratio(ours, other) for ours, other in pairs}
-    rows = [(f"{name} ({how(name)}) [images/s]", found.rate(name)) for name in found.rates]
+    rows = [(f"{name} ({how(name)}) [images/s]", found.rate(name)) for name in found.names]
     rows += list(ratios.items())
     bars = [
         Bar(what=name, value=ratios[name].median, sense="at least", limit=limit, unit=" x")
@@ -174,12 +174,9 @@ def _report(report: Report, found: Race, executions: dict[str, Execution], what:
     ]
     results = {
         "what": what,
-        "images_per_s": {
-            name: {"how": how(name), **found.rate(name).rounded(), "rounds": [round(value, 1) for value in values]}
-            for name, values in found.rates.items()
-        },
+        "images_per_s": {name: {"how": how(name), **found.rate(name).rounded()} for name in found.names},
         "ratios": {name: spread.rounded() for name, spread in ratios.items()},
-        "others_share": found.others_rounded(),
+        "rounds": found.rounds_for_json(),
     }
     report.finish((what, "median (least to greatest)"), rows, bars, results, json)
 

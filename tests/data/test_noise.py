@@ -43,6 +43,13 @@ def test_evaluation_noise_depends_on_seed_image_and_level_alone() -> None:
     assert not any(torch.equal(whole[0], other) for other in others)
 
 
+def test_no_two_of_seed_image_and_level_share_their_noise() -> None:
+    """Over a grid of seeds, images and levels every noise is another: level 1 of image 2 is not level 2 of image 1."""
+    grid = [(seed, level) for seed in range(4) for level in range(4)]
+    drawn = [evaluation_noise((1, 1, 2), seed=seed, images=range(4), level=level) for seed, level in grid]
+    assert len({tuple(noise.flatten().tolist()) for batch in drawn for noise in batch}) == 4 * 4 * 4
+
+
 def test_evaluation_noise_leaves_the_global_generators_alone() -> None:
     """Drawing it changes neither torch's nor numpy's global state."""
     torch.manual_seed(5)
