@@ -87,9 +87,10 @@ def exclusive_run(output: Path, scratch: Path) -> Iterator[None]:
                 f"{output} is being made by another process (pid {file.read().strip() or 'unknown'}).",
                 remedy="wait for it to end, or stop it, then run the same command again",
             ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with disk_errors_explained(path):
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield
 
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from dcnas_data.loader import ResidentScenes, SceneBatch
 from dcnas_data.noise import add_training_noise, evaluation_noise
 from dcnas_harness.console import progress
-from dcnas_harness.errors import NumericalError
+from dcnas_harness.errors import CorruptArtefactError, NumericalError
 from dcnas_nets.models import SceneModel
 from dcnas_schema.params import NoiseParams, RetrainParams
 from dcnas_training.checkpoints import CheckpointFolder
@@ -98,7 +98,14 @@ def train(run: Run) -> list[dict[str, Any]]:
     done = 0
     if (checkpoint := run.checkpoints.newest()) is not None:
         done, saved = checkpoint
-        state.restore(saved)
+        try:
+            state.restore(saved)
+        except KeyError as error:
+            raise CorruptArtefactError(
+                f"The checkpoint of epoch {done} lacks {error}.",
+                where=run.checkpoints.folder,
+                remedy="delete the folder to train from the start",
+            ) from error
     with progress(run.label, run.epochs) as report:
         for epoch in range(done + 1, run.epochs + 1):
             began = time.monotonic()

@@ -189,7 +189,10 @@ def _style(axes: Axes, theme: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with mpl.rc_context({"svg.hashsalt": "dcnas", "svg.fonttype": "path", "path.simplify": True}), atomic_write(path) as temporary:
+    with (
+        mpl.rc_context({"svg.hashsalt": "dcnas", "svg.fonttype": "path", "path.simplify": True}),
+        atomic_write(path) as temporary,
+    ):
         kind = path.suffix.removeprefix(".")
         metadata = {"Date": None} if kind == "svg" else {"Software": None}  # no time stamps: same records, same bytes
         figure.savefig(temporary, format=kind, dpi=100, facecolor=figure.get_facecolor(), metadata=metadata)
