@@ -2,6 +2,9 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
+# Without bytecode each of the many processes would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # No analytics leave this machine; Prefect's temporary server gets the time that a busy small machine needs to start.
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1

@@ -1,5 +1,7 @@
 """How a net runs on a device: device, threads, precision and memory format, chosen once and recorded."""
 
+import ctypes
+import platform
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +12,7 @@ from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_schema.params import DeviceParams
 
 _WIDE = 32
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +64,14 @@ def choose_execution(
     """
     Resolve `auto` from the device's abilities and the net's widths, never from a timing, so that the same machine decides alike.
 
-    Measured by benchmarks/execution.py: bf16 wins where the hardware multiplies it; channels_last wins on CUDA and in fp32, but
-    in bf16 on a CPU batch norm's backward pass is slow on narrow nets, which run faster contiguous.
+    Measured on a CPU by benchmarks/execution.py: bf16 wins where the hardware multiplies it; channels_last wins on wide nets, but on
+    narrow ones batch norm's passes over few channels are slow, and they run faster contiguous. Assumed: channels_last wins on CUDA.
     """
     if precision == "auto":
         precision = "bf16" if multiplies_bf16(device) else "fp32"
     if memory_format == "auto":
-        narrow_bf16_on_cpu = device.type == "cpu" and precision == "bf16" and _median_width(model) < _WIDE
-        memory_format = "contiguous" if narrow_bf16_on_cpu else "channels_last"
+        narrow_on_cpu = device.type == "cpu" and _median_width(model) < _WIDE
+        memory_format = "contiguous" if narrow_on_cpu else "channels_last"
     return Execution(device=device, precision=precision, memory_format=memory_format)
 
 
@@ -82,6 +85,18 @@ def multiplies_bf16(device: torch.device) -> bool:
 def _median_width(model: nn.Module) -> int:
     widths = sorted(module.out_channels for module in model.modules() if isinstance(module, nn.Conv2d))
     return widths[len(widths) // 2]
+
+
+def keep_freed_memory() -> None:
+    """
+    Ask glibc to keep freed memory in the process instead of returning every large tensor to the kernel; no result changes.
+
+    Else a step faults in tens of thousands of fresh pages. Where the C library is another one this does nothing.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def make_deterministic(device: torch.device) -> None:

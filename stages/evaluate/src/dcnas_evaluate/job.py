@@ -30,7 +30,7 @@ from dcnas_schema.records import (
     TrainingMetadata,
 )
 from dcnas_training.checkpoints import load_tensors
-from dcnas_training.execution import Execution, choose_device, choose_execution, make_deterministic
+from dcnas_training.execution import Execution, choose_device, choose_execution, keep_freed_memory, make_deterministic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +64,7 @@ def evaluate_job(job: Job, out: Path) -> None:
     params, spec, evaluate = job.params, job.params.models[job.model], job.params.evaluate
     device = choose_device(params.device)
     make_deterministic(device)
+    keep_freed_memory()
     weights, log = job.trained / "weights.safetensors", job.trained / "log.parquet"
     _, training = read_parquet(log, TRAINING_LOG, TrainingMetadata)
     if (training.model, training.seed, training.spec) != (job.model, job.seed, spec):

@@ -20,7 +20,7 @@ from dcnas_schema.parquet import with_metadata, write_parquet
 from dcnas_schema.provenance import DeviceCard, Provenance
 from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
-from dcnas_training.execution import Execution, choose_device, choose_execution, make_deterministic
+from dcnas_training.execution import Execution, choose_device, choose_execution, keep_freed_memory, make_deterministic
 from dcnas_training.seeds import derive_seed
 
 _CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data")
@@ -52,6 +52,7 @@ def train_job(job: Job, out: Path) -> None:
     params, spec = job.params, job.params.models[job.model]
     device = choose_device(params.device)
     make_deterministic(device)
+    keep_freed_memory()
     settings = _Settings(spec=spec, noise=params.noise, retrain=params.retrain)
     model = build_model(spec, seed=derive_seed(job.seed, "weights"))
     execution = choose_execution(
