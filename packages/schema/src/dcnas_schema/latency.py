@@ -1,0 +1,271 @@
+"""
+The latency profile of one device: one Parquet file, made by profile_latency or by `dcnas profile` on an edge box.
+
+Rows are lookup-table entries; whole nets, calibration, accuracy, noise gate, device card and protocol are the metadata.
+All times are in ms, of one forward pass of a whole batch in eval mode.
+"""
+
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from dcnas_schema.provenance import DeviceCard, DeviceState, Provenance, Record
+from dcnas_schema.space import Activation, NetKind
+
+Runtime = Literal["torch_eager", "torch_cuda_graph", "torch_compile", "onnxruntime", "simulated"]
+PartName = Literal["first_stem", "second_stem", "block", "feature_mix", "head", "decoder"]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class LatencyKey(Record):
+    """
+    What is timed: a part of a net, by all that its cost depends on but the elastic width; hashable.
+
+    Height and width are those of the part's input in pixels. `out_channels` of a head are its classes.
+    """
+
+    part: PartName
+    in_channels: int
+    out_channels: int
+    kernel_size: int
+    stride: int
+    se_channels: int = 0
+    """Width of the squeeze; 0 without SE."""
+    skip_channels: int = 0
+    """Channels that a decoder level joins."""
+    activation: Activation | None = None
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        se = f" se{self.se_channels}" if self.se_channels else ""
+        skip = f" skip{self.skip_channels}" if self.skip_channels else ""
+        shape = f"{self.in_channels}->{self.out_channels} k{self.kernel_size} s{self.stride}"
+        return f"{self.part} {shape}{se}{skip} {self.activation or ''} at {self.height}x{self.width}".replace("  ", " ")
+
+
+class Part(NamedTuple):
+    """One part of a net: its key and, where the part is elastic, its width in channels."""
+
+    key: LatencyKey
+    mid_channels: int | None
+
+
+class LatencySetting(Record):
+    """How the nets run; with the device it tells one table from another. A table of one setting is never used for another."""
+
+    runtime: Runtime
+    provider: str | None = None
+    """Execution provider of ONNX Runtime; `None` for other runtimes."""
+    batch: Annotated[int, Field(ge=1)]
+    precision: Literal["fp32", "bf16"]
+    memory_format: Literal["channels_last", "contiguous"]
+    height: int
+    width: int
+    classes: int
+    threads: int
+    """CPU threads; on CUDA those that launch nothing but the host's share."""
+
+
+ENTRIES = pa.schema(
+    [
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("in_channels", pa.int32(), nullable=False),
+        pa.field("out_channels", pa.int32(), nullable=False),
+        pa.field("kernel_size", pa.int32(), nullable=False),
+        pa.field("stride", pa.int32(), nullable=False),
+        pa.field("se_channels", pa.int32(), nullable=False),
+        pa.field("skip_channels", pa.int32(), nullable=False),
+        pa.field("activation", pa.string()),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("mid_channels", pa.int32()),
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("median_ms", pa.float64(), nullable=False),
+        pa.field("low_ms", pa.float64(), nullable=False),
+        pa.field("high_ms", pa.float64(), nullable=False),
+        pa.field("min_ms", pa.float64(), nullable=False),
+        pa.field("p90_ms", pa.float64(), nullable=False),
+        pa.field("mad_ms", pa.float64(), nullable=False),
+        pa.field("raw", pa.int32(), nullable=False),
+        pa.field("kept", pa.int32(), nullable=False),
+        pa.field("builds_differ_pct", pa.float64()),
+    ]
+)
+"""
+One row an entry: the key, the width, then the accepted samples' summary. `low_ms` to `high_ms` is the 95 % bootstrap interval of the
+median over rounds. `role`: `plan` entries make the table, `held_out` ones only test it. `raw` and `kept` count samples before and after
+rejection. `builds_differ_pct` is what the two interleaved builds differ by, in per cent of their mean.
+"""
+
+
+class Entry(Record):
+    """One row of `ENTRIES`."""
+
+    key: LatencyKey
+    mid_channels: int | None
+    role: Literal["plan", "held_out"]
+    median_ms: Milliseconds
+    low_ms: Milliseconds
+    high_ms: Milliseconds
+    min_ms: Milliseconds
+    p90_ms: Milliseconds
+    mad_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    raw: int
+    kept: int
+    builds_differ_pct: float | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the entry as a row of `ENTRIES`."""
+        row = self.model_dump(mode="json")
+        return {**row.pop("key"), **row}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Self:
+        """Return the entry of a row of `ENTRIES`; raises pydantic's ValidationError where a value is impossible."""
+        key = {name: row[name] for name in LatencyKey.model_fields}
+        rest = {name: value for name, value in row.items() if name not in key}
+        return cls.model_validate({**rest, "key": key})
+
+
+class NetTiming(Record):
+    """A whole random net of the space: measured, and predicted from the table."""
+
+    kind: NetKind
+    parts: tuple[tuple[str, int | None], ...]
+    """Each part's key as text and its width, in the order of the forward pass."""
+    use: Literal["fit", "held_out"]
+    measured_ms: Milliseconds
+    low_ms: Milliseconds
+    high_ms: Milliseconds
+    kept: int
+    table_ms: Milliseconds
+    """The plain sum over the table."""
+    predicted_ms: Milliseconds
+    predicted_low_ms: float
+    predicted_high_ms: float
+
+
+class Calibration(Record):
+    """
+    What turns the sum over the table into a prediction, fitted on whole nets (`NetTiming.use == "fit"`).
+
+    predicted = sum(coefficient * feature); features are named in `terms`: `table` (the sum in ms), `net` (1 for each net: overhead of a
+    call), `parts` (number of parts: overhead of each).
+    """
+
+    terms: tuple[Literal["table", "net", "parts"], ...]
+    coefficients: dict[NetKind, tuple[float, ...]]
+    spread_pct: float
+    """Robust standard deviation of the fit's relative residuals."""
+    interval_pct: float
+    """Half the width of the prediction interval, in per cent of the prediction."""
+    confidence: float
+    fitted_on: int
+
+
+class Accuracy(Record):
+    """Error of the predictor on held-out whole nets of one kind, in per cent of the measured latency."""
+
+    kind: NetKind
+    nets: int
+    mape_pct: float
+    table_mape_pct: float
+    """Of the plain sum over the table, without calibration."""
+    bias_pct: float
+    worst_pct: float
+    within_5_pct: float
+    """Share of nets, in per cent, whose error is at most 5 %."""
+    within_10_pct: float
+    spearman: float
+    kendall: float
+    inside_interval_pct: float
+    """Share of nets, in per cent, whose measured latency lies in the prediction interval."""
+
+
+class GateCheck(Record):
+    """One condition of the noise gate."""
+
+    name: str
+    value: float | None
+    """`None` where the machine does not tell; `reason` says why."""
+    limit: float
+    unit: str
+    passed: bool
+    reason: str = ""
+    remedy: str = ""
+
+
+class Gate(Record):
+    """The noise gate's verdict; a profile that failed it is written only where `allow_noisy` says so, and carries the flag."""
+
+    checks: tuple[GateCheck, ...]
+    allow_noisy: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+
+class PlanReport(Record):
+    """Which widths were measured, and what interpolation between them costs."""
+
+    entries: int
+    """Measured entries that make the table, fixed parts included."""
+    held_out: int
+    """Further entries that only test it."""
+    width_multiple: int
+    """Widths are multiples of this."""
+    modulus: int
+    """Widths that are multiples of this run on a line of their own on this device; equal to `width_multiple` where none do."""
+    modulus_gain_pct: float
+    """How far the multiples of `modulus` lie under their neighbours' line, median over the probes."""
+    mean_error_pct: float
+    """Of the table's interpolation at held-out widths, absolute, in per cent of the measured entry."""
+    bias_pct: float
+    worst_error_pct: float
+
+
+class LatencyProtocol(Record):
+    """How the samples were taken."""
+
+    in_context: bool
+    """Parts were timed between marks inside whole nets; else each alone."""
+    processes: int
+    rounds: int
+    """Most rounds of any entry, over all processes."""
+    warm_calls: int
+    """Untimed calls of a net right before each timed one."""
+    clock: Literal["wall", "cuda_events", "simulated"]
+    cache: Literal["warm", "cold"]
+    canary_band_pct: float
+    """Samples whose canary was further than this above its reference were rejected."""
+    canary_reference_ms: float
+    rejected: dict[str, int]
+    """Samples rejected, by reason."""
+    seconds: float
+
+
+class ProfileMetadata(Record):
+    """What a latency profile says of itself."""
+
+    version: Literal[1] = 1
+    device: DeviceCard
+    setting: LatencySetting
+    protocol: LatencyProtocol
+    states: tuple[tuple[float, DeviceState], ...]
+    """Seconds since the start, and the device then: before, during and after."""
+    plan: PlanReport
+    calibration: Calibration
+    accuracy: tuple[Accuracy, ...]
+    nets: tuple[NetTiming, ...]
+    gate: Gate
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _noisy_only_where_allowed(self) -> Self:
+        if not self.gate.passed and not self.gate.allow_noisy:
+            raise ValueError("a profile that failed its noise gate was not allowed to be written")
+        return self
