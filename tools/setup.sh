@@ -29,4 +29,5 @@ for project in packages/*/pyproject.toml stages/*/pyproject.toml; do
 done
 # shellcheck disable=SC2086 # the list is meant to be split; its paths are relative and have no spaces
 .venv/bin/uv pip install --quiet --no-deps $members
+.venv/bin/dcnas device
 echo "setup done"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from support.bystanders import Bystanders, wait_for_quiet
+from dcnas_latency.bystanders import Bystanders, wait_for_quiet
 
 _WARM_UP_BATCHES = 3
 _DISTURBED = 0.10

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dcnas_latency.identity import write_identity
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -38,6 +40,7 @@ def copy_project(target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name)
     shutil.copyfile(PROJECT / "presets/smoke.yaml", target / "params.yaml")
+    write_identity(target / "data/device.json")
     for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "copy"]):
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
         subprocess.run(["git", *identity, *command], cwd=target, check=True, capture_output=True)

@@ -15,8 +15,8 @@ from dcnas_schema.params import Params, load_params, read_yaml
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 MODELS = ("dcnet_reduced_integrated", "dcnet_reduced_sequential", "unet_s", "classifier_conv_noisy")
-EVERY = {"generate_data", "tabulate", *(f"{stage}@{model}-0" for stage in ("retrain", "evaluate") for model in MODELS)}
-RETRAINED = EVERY - {"generate_data"}
+EVERY = {"generate_data", "profile_latency", "tabulate", *(f"{stage}@{model}-0" for stage in ("retrain", "evaluate") for model in MODELS)}
+RETRAINED = EVERY - {"generate_data", "profile_latency"}
 EVALUATED = {name for name in EVERY if name.startswith("evaluate")} | {"tabulate"}
 
 
@@ -63,8 +63,9 @@ def expected_reruns(path: tuple[str, ...]) -> set[str]:
     return {
         "preset": {"tabulate"},
         "tabulate": {"tabulate"},
-        "generate_data": EVERY,
-        "device": RETRAINED,
+        "generate_data": EVERY - {"profile_latency"},
+        "profile_latency": {"profile_latency", "tabulate"},
+        "device": EVERY - {"generate_data"},
         "noise": RETRAINED,
         "retrain": RETRAINED,
         "evaluate": EVALUATED,

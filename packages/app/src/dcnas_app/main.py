@@ -82,6 +82,80 @@ def audit(
 
 
 @app.command()
+def device() -> None:
+    """Write data/device.json, which machine this is: the pipeline measures a device anew where the file changes."""
+    from dcnas_latency.identity import write_identity
+
+    path = project_root() / "data/device.json"
+    if write_identity(path):
+        print(f"{path} is now of this machine")
+
+
+@app.command()
+def profile(  # noqa: PLR0913 # the options of a command line
+    out: Annotated[Path, typer.Option(help="The profile to write; with --compare the picture, without suffix.")] = Path(
+        "profile.parquet"
+    ),
+    params: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take sections device and profile_latency of this parameter file instead of the options below."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    runtime: Annotated[
+        str, typer.Option(help="torch_eager, torch_cuda_graph, torch_compile or onnxruntime.")
+    ] = "torch_eager",
+    provider: Annotated[str | None, typer.Option(help="Execution provider of onnxruntime.")] = None,
+    batch: Annotated[int, typer.Option(help="Images per forward pass.")] = 1,
+    image_size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 224,
+    classes: Annotated[int, typer.Option(help="Outputs of the classifier.")] = 100,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    memory_format: Annotated[str, typer.Option(help="channels_last or contiguous.")] = "channels_last",
+    rounds: Annotated[int, typer.Option(help="Times that each of two builds times each subject.")] = 20,
+    nets: Annotated[int, typer.Option(help="Held-out whole nets of each kind.")] = 20,
+    allow_noisy: Annotated[
+        bool, typer.Option("--allow-noisy", help="Write a profile that failed the noise gate, marked.")
+    ] = False,
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Set two profiles side by side instead of measuring.")
+    ] = None,
+    show: Annotated[Path | None, typer.Option(help="Print what a profile says of itself instead of measuring.")] = None,
+) -> None:
+    """Measure the latency profile of this device: needs no repository, no DVC and no Prefect; or compare or show profiles."""
+    if compare is not None:
+        from dcnas_app.comparing import compare_profiles
+
+        compare_profiles(*compare, out)
+        return
+    from dcnas_profile_latency.edge import Request, profile_this_device
+    from dcnas_profile_latency.edge import show as show_profile
+
+    if show is not None:
+        show_profile(show)
+        return
+    profile_this_device(
+        Request(
+            out=out,
+            params=params,
+            device=device,  # type: ignore[arg-type] # checked with the other options
+            threads=threads,
+            runtime=runtime,
+            provider=provider,
+            batch=batch,
+            image_size=image_size,
+            classes=classes,
+            precision=precision,
+            memory_format=memory_format,
+            rounds=rounds,
+            nets=nets,
+            allow_noisy=allow_noisy,
+        )
+    )
+
+
+@app.command()
 def publish() -> None:
     """Copy results/ with what its audit needs to results/published/<preset>-<device>/, which is committed."""
     from dcnas_app.publishing import publish_results
@@ -118,6 +192,9 @@ def flow_run(
     """Run the stale pipeline stages as a Prefect flow; the result is what `dvc repro` gives."""
     root = project_root()
     load_params(root / "params.yaml")
+    from dcnas_latency.identity import write_identity
+
+    write_identity(root / "data/device.json")
     from dcnas_flows.reproduce import reproduce
 
     sys.exit(reproduce(root, targets or [], use_prefect=not no_prefect))

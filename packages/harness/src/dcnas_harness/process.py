@@ -45,17 +45,20 @@ def run_main(main: Callable[[], None]) -> NoReturn:
     sys.exit(ExitCode.OK)
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """
     Ask the kernel to kill this process when its parent dies, so that a killed `dvc` or flow leaves no orphan behind.
 
-    Done only under DVC (which sets DVC_STAGE for its commands): a stage started by hand may outlive its shell. Linux only.
+    Linux only. The kernel counts the end of the thread that started this process as the parent's death.
+
+    Args:
+        parent: Pid of the process that started this one as its helper. `None` for a pipeline stage, which asks only under DVC (which
+            sets DVC_STAGE for its commands): started by hand it may outlive its shell.
     """
-    if "DVC_STAGE" not in os.environ or sys.platform != "linux":
+    if sys.platform != "linux" or (parent is None and "DVC_STAGE" not in os.environ):
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    orphan = os.getppid() == 1 and os.getsid(0) != os.getsid(1)  # in a container process 1 may be dvc itself
-    if orphan:  # the parent died before the call above
+    if _orphaned(parent):  # the parent died before the call above
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -92,6 +95,12 @@ def exclusive_run(output: Path, scratch: Path) -> Iterator[None]:
             file.write(str(os.getpid()))
             file.flush()
         yield
+
+
+def _orphaned(parent: int | None) -> bool:
+    if parent is not None:
+        return os.getppid() != parent
+    return os.getppid() == 1 and os.getsid(0) != os.getsid(1)  # in a container process 1 may be dvc itself
 
 
 def _raise_terminated(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -1,130 +1,129 @@
 """The device card: what made a number, read from the machine; a field that it does not give says why."""
 
+import hashlib
+import json
 import os
 import platform
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-
+from dcnas_latency import host
+from dcnas_latency.nvml import COUNTER_FIELD, NvmlDevice
+from dcnas_latency.readers import NotGivenError, read_fields
 from dcnas_schema.provenance import DeviceCard, DeviceState
 
-_Reader = Callable[[], Any]
+if TYPE_CHECKING:
+    import torch
+
+_OWN: Final = ("kind", "name", "cpu_model", "uuid", "cores", "driver", "mig", "isa")
+"""Fields that make a device another one. Threads belong to the setting, load to the moment."""
 
 
-def device_card(device: torch.device) -> DeviceCard:
-    """Return what stays the same of `device` between runs."""
-    cpu = _cpu_model()
-    common: dict[str, Any] = {
-        "cpu_model": cpu,
+def device_card(device: "torch.device | str") -> DeviceCard:
+    """
+    Return what stays the same of `device` between runs.
+
+    Raises:
+        UnfitEnvironmentError: The GPU does not answer any more.
+    """
+    import torch
+
+    device = torch.device(device)
+    if device.type == "cpu":
+        return cpu_card(torch.get_num_threads())
+    return _cuda_card(device)
+
+
+def cpu_card(threads: int) -> DeviceCard:
+    """Return the card of this machine's processor for work on `threads` threads; torch need not be installed."""
+    values, absent = _common(threads)
+    name = values.get("cpu_model") or platform.machine()
+    return DeviceCard(kind="cpu", name=name, absent=absent, **values)
+
+
+def device_state(device: "torch.device | str") -> DeviceState:
+    """
+    Return what changes of `device` between runs, as it is now.
+
+    Raises:
+        UnfitEnvironmentError: The GPU does not answer any more.
+    """
+    values, absent = read_fields(host.state_readers())
+    if str(device).startswith("cpu"):
+        return DeviceState(absent=absent, **values)
+    cuda, cuda_absent = _cuda_state(device)
+    return DeviceState(absent={**absent, **cuda_absent}, **values, **cuda)
+
+
+def gpu_state(device: "torch.device | str") -> DeviceState:
+    """Return NVML's share of `device_state` alone: cheap enough to be asked ten times a second beside a measurement."""
+    values, absent = _cuda_state(device)
+    return DeviceState(absent=absent, **values)
+
+
+def fingerprint(card: DeviceCard) -> str:
+    """Return 16 hex digits that tell one device from another: a latency table belongs to the device that it was measured on."""
+    own = json.dumps({field: getattr(card, field) for field in _OWN}, sort_keys=True)
+    return hashlib.sha256(own.encode()).hexdigest()[:16]
+
+
+def nvml_device(device: "torch.device | str") -> NvmlDevice:
+    """Return NVML's view of the device that torch knows by this name; raises as `NvmlDevice.by_uuid` does."""
+    return NvmlDevice.by_uuid(_torch_uuid(device))
+
+
+def _common(threads: int) -> tuple[dict[str, Any], dict[str, str]]:
+    version, isa = _torch_facts()
+    values, absent = read_fields({**host.card_readers(), "isa": (lambda: isa) if isa else host.isa_of_flags})
+    constants = {
         "cores": os.cpu_count() or 1,
-        "threads": torch.get_num_threads(),
-        "memory_gb": _memory_gb(),
+        "threads": threads,
+        "allocator": host.allocator_settings(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": version,
         "system": f"{platform.system()} {platform.machine()}",
     }
-    reasons = {"cpu_model": "/proc/cpuinfo gives no model name", "memory_gb": "sysconf does not tell it"}
-    silent = {field: reason for field, reason in reasons.items() if common[field] is None}
-    if device.type == "cpu":
-        return DeviceCard(kind="cpu", name=cpu or platform.machine(), absent=silent, **common)
-    values, absent = _read(_nvml_card(device))
-    return DeviceCard(
-        kind="cuda",
-        name=torch.cuda.get_device_name(device),
-        cuda=torch.version.cuda,
-        cudnn=torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch
-        absent={**silent, **absent},
-        **values,
-        **common,
-    )
+    return {**values, **constants}, absent
 
 
-def device_state(device: torch.device) -> DeviceState:
-    """Return what changes of `device` between runs, as it is now."""
-    load = round(os.getloadavg()[0], 2)
-    if device.type == "cpu":
-        return DeviceState(load_average=load)
-    values, absent = _read(_nvml_state(device))
-    return DeviceState(load_average=load, absent=absent, **values)
-
-
-def _read(readers: dict[str, _Reader] | str) -> tuple[dict[str, Any], dict[str, str]]:
-    if isinstance(readers, str):
-        return {}, {"nvml": readers}
-    import pynvml
-
-    values, absent = {}, {}
-    for field, reader in readers.items():
-        try:
-            values[field] = reader()
-        except pynvml.NVMLError as error:
-            absent[field] = str(error)
-    return values, absent
-
-
-def _nvml_card(device: torch.device) -> dict[str, _Reader] | str:
-    handle = _nvml_handle(device)
-    if isinstance(handle, str):
-        return handle
-    import pynvml
-
-    return {
-        "uuid": lambda: _text(pynvml.nvmlDeviceGetUUID(handle)),
-        "driver": lambda: _text(pynvml.nvmlSystemGetDriverVersion()),
-        "power_cap_w": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
-        "mig": lambda: bool(pynvml.nvmlDeviceGetMigMode(handle)[0]),
-    }
-
-
-def _nvml_state(device: torch.device) -> dict[str, _Reader] | str:
-    handle = _nvml_handle(device)
-    if isinstance(handle, str):
-        return handle
-    import pynvml
-
-    reasons = (
-        getattr(  # the older name is deprecated in CUDA 13 and missing from 14
-            pynvml, "nvmlDeviceGetCurrentClocksEventReasons", None
-        )
-        or pynvml.nvmlDeviceGetCurrentClocksThrottleReasons
-    )
-    return {
-        "sm_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "memory_clock_mhz": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-        "temperature_c": lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        "throttle_reasons": lambda: int(reasons(handle)),
-        "other_processes": lambda: max(len(pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) - 1, 0),
-    }
-
-
-def _nvml_handle(device: torch.device) -> Any:
+def _torch_facts() -> tuple[str, str | None]:
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        import torch
     except ImportError:
-        return "nvidia-ml-py is not installed"
-    except pynvml.NVMLError as error:
-        return f"NVML: {error}"
+        return "not installed", None
+    return torch.__version__, torch.backends.cpu.get_cpu_capability()
 
 
-def _cpu_model() -> str | None:
+def _cuda_card(device: "torch.device") -> DeviceCard:
+    import torch
+
+    values, absent = _common(torch.get_num_threads())
+    constants = {
+        "name": torch.cuda.get_device_name(device),
+        "uuid": f"GPU-{_torch_uuid(device)}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch
+    }
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+        nvml, nvml_absent = read_fields(nvml_device(device).card_readers())
+    except NotGivenError as error:
+        nvml, nvml_absent = {}, {"nvml": str(error)}
+    return DeviceCard(kind="cuda", absent={**absent, **nvml_absent}, **values, **constants, **nvml)
 
 
-def _memory_gb() -> float | None:
+def _cuda_state(device: "torch.device | str") -> tuple[dict[str, Any], dict[str, str]]:
     try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    except (ValueError, OSError):
-        return None
+        found, absent = read_fields(nvml_device(device).state_readers())
+    except NotGivenError as error:
+        return {}, {"nvml": str(error)}
+    counters = {field.removeprefix(COUNTER_FIELD): found.pop(field) for field in list(found) if COUNTER_FIELD in field}
+    if "compute_processes" in found:
+        found["other_processes"] = max(found["compute_processes"] - 1, 0)
+    else:
+        absent["other_processes"] = absent["compute_processes"]
+    return {**found, "throttle_counters": counters or None}, absent
 
 
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _torch_uuid(device: "torch.device | str") -> str:
+    import torch
+
+    return str(torch.cuda.get_device_properties(device).uuid)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dcnas_schema.latency import LatencyKey, Part
+from dcnas_schema.keys import LatencyKey, Part
 from dcnas_schema.provenance import Record
 from dcnas_schema.space import (
     DECODER_CHANNELS,

@@ -5,51 +5,18 @@ Rows are lookup-table entries; whole nets, calibration, accuracy, noise gate, de
 All times are in ms, of one forward pass of a whole batch in eval mode.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, model_validator
 
+from dcnas_schema.genotype import Genotype
+from dcnas_schema.keys import LatencyKey
 from dcnas_schema.provenance import DeviceCard, DeviceState, Provenance, Record
-from dcnas_schema.space import Activation, NetKind
+from dcnas_schema.space import NetKind
 
 Runtime = Literal["torch_eager", "torch_cuda_graph", "torch_compile", "onnxruntime", "simulated"]
-PartName = Literal["first_stem", "second_stem", "block", "feature_mix", "head", "decoder"]
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class LatencyKey(Record):
-    """
-    What is timed: a part of a net, by all that its cost depends on but the elastic width; hashable.
-
-    Height and width are those of the part's input in pixels. `out_channels` of a head are its classes.
-    """
-
-    part: PartName
-    in_channels: int
-    out_channels: int
-    kernel_size: int
-    stride: int
-    se_channels: int = 0
-    """Width of the squeeze; 0 without SE."""
-    skip_channels: int = 0
-    """Channels that a decoder level joins."""
-    activation: Activation | None = None
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        se = f" se{self.se_channels}" if self.se_channels else ""
-        skip = f" skip{self.skip_channels}" if self.skip_channels else ""
-        shape = f"{self.in_channels}->{self.out_channels} k{self.kernel_size} s{self.stride}"
-        return f"{self.part} {shape}{se}{skip} {self.activation or ''} at {self.height}x{self.width}".replace("  ", " ")
-
-
-class Part(NamedTuple):
-    """One part of a net: its key and, where the part is elastic, its width in channels."""
-
-    key: LatencyKey
-    mid_channels: int | None
 
 
 class LatencySetting(Record):
@@ -133,8 +100,7 @@ class NetTiming(Record):
     """A whole random net of the space: measured, and predicted from the table."""
 
     kind: NetKind
-    parts: tuple[tuple[str, int | None], ...]
-    """Each part's key as text and its width, in the order of the forward pass."""
+    genotype: Genotype
     use: Literal["fit", "held_out"]
     measured_ms: Milliseconds
     low_ms: Milliseconds
@@ -151,14 +117,14 @@ class Calibration(Record):
     """
     What turns the sum over the table into a prediction, fitted on whole nets (`NetTiming.use == "fit"`).
 
-    predicted = sum(coefficient * feature); features are named in `terms`: `table` (the sum in ms), `net` (1 for each net: overhead of a
-    call), `parts` (number of parts: overhead of each).
+    predicted = scale * (sum over the table) + overhead_ms, for each kind of net: the scale takes up what parts share or overlap, the
+    overhead what a call costs beside its parts.
     """
 
-    terms: tuple[Literal["table", "net", "parts"], ...]
-    coefficients: dict[NetKind, tuple[float, ...]]
+    scale: dict[NetKind, float]
+    overhead_ms: dict[NetKind, float]
     spread_pct: float
-    """Robust standard deviation of the fit's relative residuals."""
+    """Standard deviation of the fit's relative residuals."""
     interval_pct: float
     """Half the width of the prediction interval, in per cent of the prediction."""
     confidence: float

@@ -24,12 +24,28 @@ class DeviceCard(Record):
     cores: int
     threads: int
     memory_gb: float | None = None
+    affinity: str | None = None
+    """Cores that the process may use, in the kernel's list format: `0-3,8`."""
+    governor: str | None = None
+    min_mhz: int | None = None
+    max_mhz: int | None = None
+    """Least and greatest clock of those cores."""
+    isa: str | None = None
+    """The widest vector instructions used, in torch's words: `AVX2`."""
+    allocator: dict[str, str] | None = None
+    """Settings of glibc's malloc in the environment (MALLOC_*); `None` where there are none."""
+    container_cpus: float | None = None
+    container_memory_gb: float | None = None
+    """What a control group grants; `None` where it sets no limit."""
     uuid: str | None = None
     driver: str | None = None
     cuda: str | None = None
     cudnn: int | None = None
     power_cap_w: float | None = None
     mig: bool | None = None
+    persistence: bool | None = None
+    max_sm_clock_mhz: int | None = None
+    compute_capability: str | None = None
     python: str
     torch: str
     system: str
@@ -37,14 +53,32 @@ class DeviceCard(Record):
 
 
 class DeviceState(Record):
-    """The device at one moment: what changes between runs. Clocks in MHz, temperature in degrees Celsius."""
+    """
+    The device at one moment: what changes between runs. Clocks in MHz, temperature in degrees Celsius.
+
+    A field that the machine does not give is `None`, with the reason in `absent`; nothing is invented.
+    """
 
     load_average: float | None = None
+    cpu_pressure_pct: float | None = None
+    """Share of the last 10 s in which some task waited for a processor (`/proc/pressure/cpu`, some avg10)."""
+    cpu_mhz: int | None = None
+    """Mean over the cores that the process may use."""
+    memory_available_gb: float | None = None
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
     temperature_c: int | None = None
+    temperature_margin_c: int | None = None
+    """Degrees left until the device slows itself."""
+    power_w: float | None = None
     throttle_reasons: int | None = None
+    """NVML's clocks event reasons, the raw bits."""
+    throttle_counters: dict[str, int] | None = None
+    """Time in ns that the device was ever slowed, by reason; only a rise means anything."""
+    compute_processes: int | None = None
+    """Processes with a context on the device, ours included."""
     other_processes: int | None = None
+    """Those beside ours, taken to be one."""
     absent: dict[str, str] = {}
 
 

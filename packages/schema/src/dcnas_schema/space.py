@@ -82,7 +82,8 @@ class Place:
     """The block's input is this many times smaller than the image."""
 
 
-_STAGES: tuple[tuple[int, int, int, Activation, int], ...] = (  # blocks, out channels, stride, activation, divisor of the input
+# Blocks, out channels, stride, activation, divisor of the input.
+_STAGES: tuple[tuple[int, int, int, Activation, int], ...] = (
     (2, 24, 2, "relu", 2),
     (3, 40, 2, "swish", 4),
     (4, 80, 2, "swish", 8),

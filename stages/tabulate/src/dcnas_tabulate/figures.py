@@ -5,34 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from dcnas_harness.files import atomic_write
 from dcnas_lineage.cells import half_width, read_record
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.records import PANEL, PanelMetadata
 from dcnas_schema.scenes import DIGIT_SIZE
+from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
 from dcnas_tabulate.layout import Run, row_label
 
-THEMES = {"light": {"ink": "#1f2328", "paper": "#ffffff"}, "dark": {"ink": "#e6edf3", "paper": "#0d1117"}}
-_COLOURS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#8c6bb1",
-    "#7f7f7f",
-    "#a6761d",
-    "#66a61e",
-)
 _LINES = {"joint": "-", "denoiser": "--", "classifier": "-."}
 _CURVES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "top1_pct": "Top-1 (%)"}
 _BOX = "#d55e00"
@@ -59,10 +43,10 @@ def curves(run: Run, column: str) -> Curve | None:
 def draw_curves(runs: Sequence[Run], out: Path, *, confidence: float) -> None:
     """Write `curves_light.svg` and `curves_dark.svg`: mean over seeds with its interval, seeds as thin lines, the noisy input dotted."""
     for theme in THEMES:
-        figure = _figure((13.5, 5.6), theme)
+        figure = new_figure((13.5, 5.6), theme)
         for i, (column, title) in enumerate(_CURVES.items()):
             axes: Axes = figure.add_subplot(1, 3, i + 1)
-            _style(axes, theme)
+            style_axes(axes, theme)
             for colour, run in zip(_cycle(len(runs)), runs, strict=True):
                 if (curve := curves(run, column)) is not None:
                     _draw_curve(
@@ -97,7 +81,7 @@ def draw_curves(runs: Sequence[Run], out: Path, *, confidence: float) -> None:
                 fontsize=9,
             )
         figure.tight_layout(rect=(0, 0.16, 1, 1))
-        _save(figure, out / f"curves_{theme}.svg")
+        save_figure(figure, out / f"curves_{theme}.svg")
 
 
 def draw_panel(runs: Sequence[Run], out: Path) -> None:
@@ -111,7 +95,7 @@ def draw_panel(runs: Sequence[Run], out: Path) -> None:
     for theme in THEMES:
         levels = [row for row in next(iter(rows_of.values())) if row["scene"] == 0] if rows_of else []
         columns = 2 + len(shown)
-        figure = _figure((1.75 * columns, max(3.1 * len(levels), 1)), theme)
+        figure = new_figure((1.75 * columns, max(3.1 * len(levels), 1)), theme)
         grid = figure.add_gridspec(max(2 * len(levels), 1), columns, height_ratios=[1, 0.6] * len(levels) or None)
         for i, first in enumerate(levels):
             images = [("clean", first["clean"], None), ("noisy", first["noisy"], None)]
@@ -127,7 +111,7 @@ def draw_panel(runs: Sequence[Run], out: Path) -> None:
                     whole.set_ylabel(f"σ = {first['sigma']:g}", color=THEMES[theme]["ink"], fontsize=9)
                 zoom.set_xlabel(_caption(predicted, first["label"]), color=THEMES[theme]["ink"], fontsize=8)
         figure.tight_layout()
-        _save(figure, out / f"figure_3_{theme}.png")
+        save_figure(figure, out / f"figure_3_{theme}.png")
 
 
 def _panel(path: Path) -> list[dict[str, Any]]:
@@ -168,31 +152,4 @@ def _draw_curve(axes: Axes, curve: Curve, confidence: float, *, color: str, ls: 
 
 
 def _cycle(count: int) -> list[str]:
-    return [_COLOURS[i % len(_COLOURS)] for i in range(count)]
-
-
-def _figure(size: tuple[float, float], theme: str) -> Figure:
-    figure = Figure(figsize=size, facecolor=THEMES[theme]["paper"])
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _style(axes: Axes, theme: str) -> None:
-    ink = THEMES[theme]["ink"]
-    axes.set_facecolor(THEMES[theme]["paper"])
-    axes.tick_params(colors=ink, labelsize=9)
-    axes.xaxis.label.set_color(ink)
-    axes.grid(color=ink, alpha=0.12, lw=0.6)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name in ("left", "bottom"))
-        spine.set_color(ink)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with (
-        mpl.rc_context({"svg.hashsalt": "dcnas", "svg.fonttype": "path", "path.simplify": True}),
-        atomic_write(path) as temporary,
-    ):
-        kind = path.suffix.removeprefix(".")
-        metadata = {"Date": None} if kind == "svg" else {"Software": None}  # no time stamps: same records, same bytes
-        figure.savefig(temporary, format=kind, dpi=100, facecolor=figure.get_facecolor(), metadata=metadata)
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]

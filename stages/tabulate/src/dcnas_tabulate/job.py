@@ -8,10 +8,13 @@ from pathlib import Path
 from dcnas_harness.console import progress
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_harness.files import write_json, write_text
+from dcnas_latency.files import read_profile
 from dcnas_lineage.cells import read_record
 from dcnas_schema.params import Params
 from dcnas_schema.records import EvaluationMetadata
 from dcnas_tabulate.figures import curves, draw_curves, draw_panel
+from dcnas_tabulate.latency_figures import draw_latency
+from dcnas_tabulate.latency_page import latency_csv, latency_markdown, latency_section
 from dcnas_tabulate.layout import Run, layouts
 from dcnas_tabulate.page import footer, write_page
 from dcnas_tabulate.tables import Table, build_table, write_table
@@ -19,7 +22,7 @@ from dcnas_tabulate.tables import Table, build_table, write_table
 _QUANTITIES = ("psnr_db", "ssim", "top1_pct")
 
 
-def tabulate(params: Params, records: Path, reference_file: Path, out: Path) -> None:
+def tabulate(params: Params, records: Path, reference_file: Path, out: Path, profile: Path | None = None) -> None:
     """
     Write tables, figures, metrics and the report page into `out`.
 
@@ -28,10 +31,12 @@ def tabulate(params: Params, records: Path, reference_file: Path, out: Path) -> 
 
         reference_file: The paper's figures.
 
+        profile: The latency profile to show; `None` leaves its section out.
+
     Raises:
         BadInputError: The paper's figures are not there.
 
-        CorruptArtefactError: A record is damaged or of another run, or none is there.
+        CorruptArtefactError: A record is damaged or of another run, or none is there; or the profile is damaged.
     """
     if not reference_file.is_file():
         raise BadInputError(f"{reference_file} does not exist.", remedy=f"run: git checkout {reference_file}")
@@ -47,8 +52,9 @@ def tabulate(params: Params, records: Path, reference_file: Path, out: Path) -> 
         report.update(1, "tables")
         draw_curves(runs, out / "figures", confidence=confidence)
         draw_panel(runs, out / "figures")
+        latency = "" if profile is None else _write_latency(profile, out)
         report.update(2, "figures")
-        write_page(params, runs, tables, out)
+        write_page(params, runs, tables, out, latency=latency)
         report.update(3, f"{out / 'index.html'}")
 
 
@@ -80,6 +86,15 @@ def read_runs(params: Params, records: Path) -> list[Run]:
         print(f"left out: {path.parent} is not in runs of params.yaml; `dcnas prune` removes such folders", flush=True)
     _require_one_protocol(runs)
     return runs
+
+
+def _write_latency(profile: Path, out: Path) -> str:
+    """Write the latency profile's summary and figures into `out`; return its section of the page."""
+    entries, metadata = read_profile(profile)
+    write_text(out / "latency.md", latency_markdown(metadata, profile))
+    write_text(out / "latency.csv", latency_csv(metadata))
+    draw_latency(entries, metadata, out / "figures")
+    return latency_section(metadata, profile, out / "figures")
 
 
 def _require_same_run(path: Path, metadata: EvaluationMetadata, model: str, seed: int) -> None:

@@ -21,6 +21,7 @@ body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sa
 body { margin: 2rem auto; max-width: 92rem; padding: 0 1.5rem; }
 h1 { font-size: 1.6rem; margin-bottom: .2rem; }
 h2 { font-size: 1.15rem; margin-top: 2.4rem; }
+h3 { font-size: 1rem; margin-top: 1.6rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th, td { border-bottom: 1px solid var(--faint); padding: .3rem .5rem; text-align: right; font-size: .86rem; }
@@ -34,6 +35,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; }
 dt { font-weight: 600; }
 dd { margin: 0; overflow-wrap: anywhere; }
 p.note { font-size: .9rem; max-width: 60rem; }
+p.noisy { background: #d55e00; color: #000000; font-weight: 700; max-width: 60rem; padding: .6rem .9rem; }
 """
 
 _READING = (
@@ -54,8 +56,13 @@ def footer(params: Params, runs: Sequence[Run]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out: Path) -> None:
-    """Write `index.html` into `out`, with the figures that stand in `out`/figures inside."""
+def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out: Path, *, latency: str = "") -> None:
+    """
+    Write `index.html` into `out`, with the figures that stand in `out`/figures inside.
+
+    Args:
+        latency: HTML of the section on the latency profile; empty without one.
+    """
     metadata = _any(runs)
     parts = [
         f"<h1>dcnas: preset {html.escape(params.preset)}</h1>",
@@ -63,16 +70,17 @@ def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out
         f"<p class=note>{html.escape(_reading(params, runs))}</p>",
         *(_table_html(table) for table in tables),
         "<h2>Curves over the noise level</h2>",
-        _picture(out / "figures", "curves", "svg", "PSNR, SSIM and top-1 of every model over the noise level"),
+        picture(out / "figures", "curves", "svg", "PSNR, SSIM and top-1 of every model over the noise level"),
         "<h2>Figure 3: restored scenes</h2>",
-        _picture(out / "figures", "figure_3", "png", "Clean, noisy and restored scenes at several noise levels"),
+        picture(out / "figures", "figure_3", "png", "Clean, noisy and restored scenes at several noise levels"),
+        latency,
         "<h2>Protocol</h2>",
-        _list_html(line.split(": ", 1) for line in _protocol_lines(metadata)),
-        *(f"<h2>Device: {html.escape(card.name)}</h2>{_list_html(_card_items(card))}" for card in _cards(runs)),
+        list_html(line.split(": ", 1) for line in _protocol_lines(metadata)),
+        *(f"<h2>Device: {html.escape(card.name)}</h2>{list_html(card_items(card))}" for card in _cards(runs)),
         "<h2>Provenance</h2>",
-        _list_html(_provenance_items(runs)),
+        list_html(_provenance_items(runs)),
     ]
-    body = "\n".join(parts)
+    body = "\n".join(part for part in parts if part)
     write_text(
         out / "index.html",
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
@@ -121,10 +129,11 @@ def _protocol_lines(metadata: EvaluationMetadata) -> list[str]:
 
 
 def _card_line(card: DeviceCard) -> str:
-    return "; ".join(f"{name} {value}" for name, value in _card_items(card))
+    return "; ".join(f"{name} {value}" for name, value in card_items(card))
 
 
-def _card_items(card: DeviceCard) -> list[tuple[str, str]]:
+def card_items(card: DeviceCard) -> list[tuple[str, str]]:
+    """Return what the device gives, then what it does not with the reason."""
     values = card.model_dump()
     absent = values.pop("absent")
     items = [(name, str(value)) for name, value in values.items() if value is not None]
@@ -161,7 +170,8 @@ def _table_html(table: Table) -> str:
     return f"{heading}<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _picture(folder: Path, name: str, kind: str, alt: str) -> str:
+def picture(folder: Path, name: str, kind: str, alt: str) -> str:
+    """Return `<name>_light` and `<name>_dark` of `folder` as one picture that follows the reader's scheme, their bytes inside."""
     mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
     light, dark = (
         f"data:{mime};base64,{base64.b64encode((folder / f'{name}_{theme}.{kind}').read_bytes()).decode()}"
@@ -170,5 +180,6 @@ def _picture(folder: Path, name: str, kind: str, alt: str) -> str:
     return f'<picture><source srcset="{dark}" media="(prefers-color-scheme: dark)"><img src="{light}" alt="{html.escape(alt)}"></picture>'
 
 
-def _list_html(items: Iterable[Sequence[str]]) -> str:
+def list_html(items: Iterable[Sequence[str]]) -> str:
+    """Return pairs of a name and a text as a description list."""
     return "<dl>" + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in items) + "</dl>"

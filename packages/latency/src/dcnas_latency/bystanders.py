@@ -1,6 +1,5 @@
 """How much of the processors other programs take while a turn is timed: a ratio is as honest as the machine is quiet."""
 
-import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -49,13 +48,17 @@ def _busy_s() -> float | None:
 
 
 def _own_s() -> float:
-    times = os.times()
-    return sum(times[:4]) + sum(_child_s(child.pid) for child in multiprocessing.active_children())
+    return sum(os.times()[:4]) + _living_children_s()
 
 
-def _child_s(pid: int | None) -> float:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+def _living_children_s() -> float:
+    """Return the processor time of this process's children that were not waited for yet: `os.times` counts only the others."""
+    total, own = 0.0, str(os.getpid())
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        if fields[1] == own:
+            total += (int(fields[11]) + int(fields[12])) / _TICKS
+    return total

@@ -1,0 +1,174 @@
+"""
+Which widths are measured: from the ends of every curve inwards, where linear interpolation is off, until it is good enough.
+
+A curve is one key over its widths. First short runs of neighbouring widths on a few curves tell whether the device favours multiples
+of some modulus; then every curve starts with the ends and the middle of each alignment class and is refined by halves.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dcnas_schema.genotype import block_key
+from dcnas_schema.keys import LatencyKey, Part
+from dcnas_schema.space import OPS, PLACES, OpName, padded, width_bounds
+
+_RUN = 9
+"""Neighbouring widths of a probe."""
+_PROBES = 8
+_FACTORS = (2, 4, 8)
+"""Moduli tried, as multiples of the width multiple."""
+_SSE_LEFT = 0.7
+"""A modulus must leave at most this share of the squared error of a plain line."""
+_LEAST_GAIN = 0.004
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """A key with the widths that a search may give it."""
+
+    key: LatencyKey
+    widths: tuple[int, ...]
+    """Ascending multiples of the width multiple."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alignment:
+    """Whether the device favours multiples of some modulus."""
+
+    modulus: int
+    """Equal to the width multiple where it favours none."""
+    gain_pct: float
+    """How far multiples of it lie under the line of the others."""
+
+
+def curves_of(ops: Sequence[OpName], *, height: int, width: int, width_multiple: int) -> tuple[Curve, ...]:
+    """Return every curve of the space for an image of `height` x `width` pixels, in the order of the places."""
+    ranges: dict[LatencyKey, tuple[int, int]] = {}
+    for place in PLACES:
+        for op in ops:
+            key = block_key(place, op, padded(height), padded(width))
+            least, most = width_bounds(place.in_channels, OPS[op])
+            known = ranges.get(key, (least, most))
+            ranges[key] = (min(least, known[0]), max(most, known[1]))
+    return tuple(
+        Curve(
+            key=key,
+            widths=tuple(range(-(-least // width_multiple) * width_multiple, most + 1, width_multiple)),
+        )
+        for key, (least, most) in ranges.items()
+    )
+
+
+def probe_runs(curves: Sequence[Curve]) -> list[list[Part]]:
+    """Return runs of neighbouring widths on curves spread over the space, at places spread over their ranges."""
+    long = [curve for curve in curves if len(curve.widths) >= _RUN]
+    chosen = [long[i] for i in sorted({round(x) for x in np.linspace(0, len(long) - 1, _PROBES)})] if long else []
+    runs = []
+    for number, curve in enumerate(chosen):
+        start = (len(curve.widths) - _RUN) * (number % 4) // 3
+        runs.append([Part(curve.key, width) for width in curve.widths[start : start + _RUN]])
+    return runs
+
+
+def detect_alignment(
+    runs: Sequence[Sequence[Part]], measured: Mapping[Part, float], *, width_multiple: int
+) -> Alignment:
+    """
+    Return the modulus that explains best how the probes leave their lines, or none where a plain line does as well.
+
+    For each run latency = a + b * width + c * [width is a multiple of the modulus] is fitted; the modulus with the least squared
+    relative error is taken when it removes enough of it and the effect has one sign.
+    """
+    plain = sum(_fit(run, measured, None)[0] for run in runs)
+    best = Alignment(modulus=width_multiple, gain_pct=0.0)
+    least = _SSE_LEFT * plain
+    for factor in _FACTORS:
+        modulus = factor * width_multiple
+        fits = [_fit(run, measured, modulus) for run in runs]
+        error = sum(sse for sse, _ in fits)
+        gain = float(np.median([gain for _, gain in fits])) if fits else 0.0
+        if error < least and gain > _LEAST_GAIN:
+            best, least = Alignment(modulus=modulus, gain_pct=100 * gain), error
+    return best
+
+
+def first_points(curves: Sequence[Curve], *, modulus: int) -> list[Part]:
+    """Return the ends and the middle of each alignment class of every curve."""
+    points = []
+    for curve in curves:
+        for widths in classes_of(curve, modulus):
+            points += [Part(curve.key, widths[i]) for i in sorted({0, len(widths) // 2, len(widths) - 1})]
+    return points
+
+
+def refine(
+    curves: Sequence[Curve],
+    measured: Mapping[Part, float],
+    *,
+    modulus: int,
+    tolerance_pct: float,
+    most: int,
+) -> list[Part]:
+    """
+    Return at most `most` further points, the worst first: the middles of the gaps beside each point that lies off its neighbours' line.
+
+    Args:
+        measured: Latency in ms of the points measured so far.
+
+        tolerance_pct: How far off is good enough, in per cent of the point's latency.
+    """
+    wanted: dict[Part, float] = {}
+    for curve in curves:
+        for widths in classes_of(curve, modulus):
+            known = [i for i, width in enumerate(widths) if Part(curve.key, width) in measured]
+            for left, middle, right in zip(known, known[1:], known[2:], strict=False):
+                error = _off_line_pct(curve.key, [widths[i] for i in (left, middle, right)], measured)
+                if error <= tolerance_pct:
+                    continue
+                for a, b in ((left, middle), (middle, right)):
+                    if b - a > 1:
+                        part = Part(curve.key, widths[(a + b) // 2])
+                        wanted[part] = max(error, wanted.get(part, 0.0))
+    return sorted(wanted, key=lambda part: -wanted[part])[:most]
+
+
+def held_out_points(
+    curves: Sequence[Curve], measured: Mapping[Part, float], *, count: int, generator: np.random.Generator
+) -> list[Part]:
+    """Return up to `count` points that were not measured, drawn from all curves alike."""
+    left = [[Part(c.key, w) for w in c.widths if Part(c.key, w) not in measured] for c in curves]
+    left = [points for points in left if points]
+    order = [int(i) for _ in range(-(-count // max(len(left), 1))) for i in generator.permutation(len(left))]
+    chosen: dict[Part, None] = {}
+    for i in order[: 2 * count]:
+        if len(chosen) < count:
+            chosen[left[i][int(generator.integers(len(left[i])))]] = None
+    return list(chosen)
+
+
+def classes_of(curve: Curve, modulus: int) -> list[list[int]]:
+    """Return the widths of each alignment class of `curve` that has any: multiples of `modulus`, and the others."""
+    aligned = [width for width in curve.widths if width % modulus == 0]
+    others = [width for width in curve.widths if width % modulus]
+    return [widths for widths in (aligned, others) if widths]
+
+
+def _off_line_pct(key: LatencyKey, widths: Sequence[int], measured: Mapping[Part, float]) -> float:
+    left, middle, right = (measured[Part(key, width)] for width in widths)
+    share = (widths[1] - widths[0]) / (widths[2] - widths[0])
+    return 100 * abs(left + share * (right - left) - middle) / middle
+
+
+def _fit(run: Sequence[Part], measured: Mapping[Part, float], modulus: int | None) -> tuple[float, float]:
+    """Return the squared relative error left by the line, and the relative gain of the multiples of `modulus`."""
+    widths = np.array([part.mid_channels for part in run], dtype=np.float64)
+    ms = np.array([measured[part] for part in run])
+    columns = [np.ones_like(widths), (widths - widths.mean()) / np.ptp(widths)]
+    if modulus is not None:
+        columns.append((widths % modulus == 0).astype(np.float64))
+    design = np.stack(columns, axis=1) / ms.mean()
+    solution, *_ = np.linalg.lstsq(design, ms / ms.mean(), rcond=None)
+    error = float(((design @ solution - ms / ms.mean()) ** 2).sum())
+    return error, 0.0 if modulus is None else float(-solution[2] / ms.mean())

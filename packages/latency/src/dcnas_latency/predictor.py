@@ -1,0 +1,156 @@
+"""The predictor: the sum over the lookup table, calibrated on whole nets, with a prediction interval and its error on held-out nets."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dcnas_latency.table import LookupTable
+from dcnas_schema.keys import Part
+from dcnas_schema.latency import Accuracy, Calibration, Entry, NetTiming, ProfileMetadata
+from dcnas_schema.space import NetKind
+
+Floats = NDArray[np.float64]
+_HUBER = 1.345
+"""Residuals beyond this many robust standard deviations weigh less (Huber 1964; 95 % efficiency on normal errors)."""
+_ITERATIONS = 30
+_MAD_TO_SD = 1.4826
+_PARAMETERS = 2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """Latency in ms of one forward pass of a whole batch, and the interval in which a measurement is expected."""
+
+    ms: float
+    low_ms: float
+    high_ms: float
+
+
+class Predictor:
+    """Predicts whole nets from the lookup table and the calibration of one profile."""
+
+    def __init__(self, table: LookupTable, calibration: Calibration) -> None:
+        self.table, self.calibration = table, calibration
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry], metadata: ProfileMetadata) -> "Predictor":
+        """Return the predictor of a profile as read from its file."""
+        return cls(LookupTable.of(entries, modulus=metadata.plan.modulus), metadata.calibration)
+
+    def predict(self, kind: NetKind, parts: Sequence[Part]) -> Prediction:
+        """
+        Return the predicted latency of a net of `kind` that consists of `parts`.
+
+        Raises:
+            LatencyKeyMissingError: The table has no entry for a part.
+        """
+        fit = self.calibration
+        ms = fit.scale[kind] * self.table.total(parts) + fit.overhead_ms[kind]
+        half = ms * fit.interval_pct / 100
+        return Prediction(ms=ms, low_ms=ms - half, high_ms=ms + half)
+
+
+def calibrate(
+    table_ms: Mapping[NetKind, Sequence[float]], measured_ms: Mapping[NetKind, Sequence[float]], *, confidence: float
+) -> Calibration:
+    """
+    Fit scale and overhead of each kind of net by robust regression of relative errors (Huber), pooling the residuals' spread.
+
+    Args:
+        table_ms: Plain sums over the table of the nets to fit, by kind. `measured_ms` likewise: at least three nets a kind.
+
+        confidence: Level of the prediction interval.
+    """
+    scale: dict[NetKind, float] = {}
+    overhead: dict[NetKind, float] = {}
+    residuals: list[Floats] = []
+    for kind, sums in table_ms.items():
+        x, y = np.asarray(sums, dtype=np.float64), np.asarray(measured_ms[kind], dtype=np.float64)
+        assert len(x) >= _PARAMETERS + 1, f"{kind}: {len(x)} nets cannot fit {_PARAMETERS} values"
+        scale[kind], overhead[kind] = _huber_line(x, y)
+        residuals.append((scale[kind] * x + overhead[kind]) / y - 1)
+    pooled = np.concatenate(residuals)
+    count, groups = len(pooled), len(residuals)
+    freedom = count - _PARAMETERS * groups
+    spread = float(
+        np.sqrt((pooled**2).sum() / freedom)
+    )  # not the robust one: what the fit leaves out, a user still meets
+    leverage = math.sqrt(1 + _PARAMETERS * groups / count)
+    return Calibration(
+        scale=scale,
+        overhead_ms=overhead,
+        spread_pct=100 * spread,
+        interval_pct=100 * spread * leverage * _student(confidence, freedom),
+        confidence=confidence,
+        fitted_on=count,
+    )
+
+
+def accuracy_of(kind: NetKind, nets: Sequence[NetTiming]) -> Accuracy:
+    """Return the predictor's error on `nets`, all of one kind and none used in the fit."""
+    measured = np.array([net.measured_ms for net in nets])
+    predicted = np.array([net.predicted_ms for net in nets])
+    error = 100 * (predicted / measured - 1)
+    table = 100 * (np.array([net.table_ms for net in nets]) / measured - 1)
+    inside = [net.predicted_low_ms <= net.measured_ms <= net.predicted_high_ms for net in nets]
+    return Accuracy(
+        kind=kind,
+        nets=len(nets),
+        mape_pct=float(np.abs(error).mean()),
+        table_mape_pct=float(np.abs(table).mean()),
+        bias_pct=float(error.mean()),
+        worst_pct=float(np.abs(error).max()),
+        within_5_pct=100 * float((np.abs(error) <= 5).mean()),
+        within_10_pct=100 * float((np.abs(error) <= 10).mean()),
+        spearman=_correlation(_ranks(predicted), _ranks(measured)),
+        kendall=_kendall(predicted, measured),
+        inside_interval_pct=100 * float(np.mean(inside)),
+    )
+
+
+def _huber_line(x: Floats, y: Floats) -> tuple[float, float]:
+    """Return slope and intercept that minimise Huber's loss of (slope * x + intercept) / y - 1."""
+    design = np.stack([x / y, 1 / y], axis=1)
+    target = np.ones_like(y)
+    weights = np.ones_like(y)
+    solution = np.zeros(2)
+    for _ in range(_ITERATIONS):
+        root = np.sqrt(weights)
+        solution, *_ = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)
+        off = np.abs(design @ solution - target)
+        limit = _HUBER * max(_robust_sd(off), 1e-12)
+        weights = np.minimum(1.0, limit / np.maximum(off, 1e-15))
+    return float(solution[0]), float(solution[1])
+
+
+def _robust_sd(values: Floats) -> float:
+    return float(_MAD_TO_SD * np.median(np.abs(values)))
+
+
+def _student(confidence: float, freedom: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + confidence / 2, max(freedom, 1)))
+
+
+def _ranks(values: Floats) -> Floats:
+    from scipy.stats import rankdata
+
+    ranks: Floats = rankdata(values)
+    return ranks
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _kendall(a: Floats, b: Floats) -> float:
+    if len(a) < 2:
+        return 0.0
+    signs = np.sign(a[:, None] - a[None, :]) * np.sign(b[:, None] - b[None, :])
+    return float(signs[np.triu_indices(len(a), 1)].mean())

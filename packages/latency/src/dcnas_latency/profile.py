@@ -1,0 +1,408 @@
+"""
+A latency profile from a rig: which subjects are timed in which order, and what their samples make.
+
+First a few rounds scout: probes for the alignment, then generations of the adaptive plan. What they decide to measure is then measured in
+one final phase, the table's points, the held-out widths and the whole nets together: round by round and build by build, in an order
+drawn anew, so that what changes on the machine meets all of them alike. Only the final phase makes the profile.
+"""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dcnas_harness.console import progress
+from dcnas_harness.files import write_text
+from dcnas_latency.packing import pack, whole_net
+from dcnas_latency.plan import (
+    Alignment,
+    Curve,
+    curves_of,
+    detect_alignment,
+    first_points,
+    held_out_points,
+    probe_runs,
+    refine,
+)
+from dcnas_latency.predictor import Predictor, accuracy_of, calibrate
+from dcnas_latency.rig import Rig, RigSample, Subject
+from dcnas_latency.samples import LEAST_KEPT, Summary, accept, summarise
+from dcnas_latency.table import LookupTable
+from dcnas_schema.genotype import Genotype
+from dcnas_schema.keys import Part
+from dcnas_schema.latency import Accuracy, Calibration, Entry, LatencySetting, NetTiming, PlanReport
+from dcnas_schema.params import ProfileLatencyParams
+from dcnas_schema.space import NET_KINDS, OP_SETS, NetKind
+
+_CANARY_SHARE = 0.05
+_LEAST_SCOUT_ROUNDS, _SCOUT_SHARE = 3, 4
+"""Scouting takes a quarter of the rounds, at least three."""
+_TURN = 12
+"""Subjects between two changes from marks to none."""
+_ROUND_IDS = 1_000_000
+"""Rounds of different phases are different units of the bootstrap."""
+_Kept = tuple[float, int, int]
+"""Time in ms, round, build."""
+_Every = tuple[float, float, int, int]
+"""Canary in ms, time in ms, round, build."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetSample:
+    """Random genotypes of the space: those that the calibration is fitted on, and those that test it."""
+
+    fit: Sequence[Genotype]
+    held_out: Sequence[Genotype]
+
+
+@dataclass(kw_only=True, slots=True)
+class SampleStore:
+    """
+    Samples of finished rounds, kept in a scratch folder so that an interrupted profile goes on where it stopped.
+
+    Args:
+        folder: Named by the digest of everything that the samples depend on; `None` keeps nothing.
+    """
+
+    folder: Path | None
+
+    def read(self, phase: str, round: int, build: int) -> list[RigSample] | None:
+        """Return the stored samples; `None` where there are none, or a half-written file of an older format."""
+        path = self._path(phase, round, build)
+        if path is None or not path.is_file():
+            return None
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            return [RigSample(**{**row, "part_ms": tuple(row["part_ms"])}) for row in rows]
+        except (ValueError, TypeError, KeyError):
+            return None  # measured again
+
+    def write(self, phase: str, round: int, build: int, samples: Sequence[RigSample]) -> None:
+        """Keep the samples of one round of one build."""
+        path = self._path(phase, round, build)
+        if path is not None:
+            write_text(path, json.dumps([asdict(sample) for sample in samples]))
+
+    def _path(self, phase: str, round: int, build: int) -> Path | None:
+        return None if self.folder is None else self.folder / f"{phase}-{round:04d}-{build}.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Phase:
+    """Subjects that were timed together, and all their samples in the order taken."""
+
+    subjects: list[Subject]
+    samples: list[RigSample]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profile:
+    """What was measured and derived, before card and provenance are added."""
+
+    entries: tuple[Entry, ...]
+    nets: tuple[NetTiming, ...]
+    plan: PlanReport
+    calibration: Calibration
+    accuracy: tuple[Accuracy, ...]
+    summaries: tuple[Summary, ...]
+    """Of the entries, in their order."""
+    net_samples: tuple[RigSample, ...]
+    rejected: Counter[str]
+    canary_reference_ms: float
+
+
+@dataclass(kw_only=True)
+class Profiler:
+    """Measures one setting of one device through `rig`."""
+
+    rig: Rig
+    setting: LatencySetting
+    params: ProfileLatencyParams
+    store: SampleStore
+    learn_canary: Callable[[Sequence[float]], float]
+    """Takes canary times in ms and returns the reference: the best that this machine ever gave."""
+    on_round: Callable[[], None] = lambda: None
+    """Called after every round: the caller watches the device."""
+    _scouts: list[_Phase] = field(default_factory=list)
+
+    def run(self, nets: NetSample) -> Profile:
+        """Measure and return the whole profile."""
+        params, setting = self.params, self.setting
+        curves = curves_of(
+            OP_SETS[params.ops], height=setting.height, width=setting.width, width_multiple=params.width_multiple
+        )
+        alignment, points = self._measure_plan(curves)
+        held_out = held_out_points(
+            curves,
+            dict.fromkeys(points, 0.0),
+            count=params.held_out_widths,
+            generator=np.random.Generator(np.random.PCG64([params.seed, 1])),
+        )
+        parts = self._subjects([*points, *held_out], fixed=True)
+        whole, uses = self._whole_nets(nets)
+        final = self._measure("final", [*parts, *whole], whole=len(whole), rounds=params.rounds)
+        reference = self._reference(final)
+        good, rejected = accept(final.samples, reference_ms=reference, band_pct=params.canary_band_pct)
+        entries, summaries = self._entries(final, good, points, set(held_out))
+        table = LookupTable.of(entries, modulus=alignment.modulus)
+        timings, calibration = self._timings(final, good, whole, uses, table)
+        return Profile(
+            entries=entries,
+            nets=timings,
+            plan=_plan_report(entries, table, alignment, params.width_multiple),
+            calibration=calibration,
+            accuracy=tuple(
+                accuracy_of(kind, [t for t in timings if t.kind == kind and t.use == "held_out"]) for kind in NET_KINDS
+            ),
+            summaries=summaries,
+            net_samples=tuple(sample for sample in final.samples if sample.subject >= len(parts)),
+            rejected=rejected,
+            canary_reference_ms=reference,
+        )
+
+    def _measure_plan(self, curves: Sequence[Curve]) -> tuple[Alignment, dict[Part, None]]:
+        """Scout until the plan is good or spent; return the alignment and the plan's points."""
+        params = self.params
+        runs = probe_runs(curves)
+        probes = [part for run in runs for part in run]
+        self._scout("probes", probes)
+        alignment = detect_alignment(runs, self._medians(), width_multiple=params.width_multiple)
+        points: dict[Part, None] = dict.fromkeys(probes)
+        wanted = [part for part in first_points(curves, modulus=alignment.modulus) if part not in points]
+        for generation in range(params.generations):
+            if not wanted:
+                break
+            points |= dict.fromkeys(wanted)
+            if generation + 1 == params.generations:
+                break  # nothing is decided on these any more: the final phase measures them
+            self._scout(f"generation_{generation}", wanted)
+            wanted = refine(
+                curves,
+                {part: ms for part, ms in self._medians().items() if part in points},
+                modulus=alignment.modulus,
+                tolerance_pct=params.tolerance_pct,
+                most=params.most_entries - len(points),
+            )
+        return alignment, points
+
+    def _scout(self, name: str, points: Sequence[Part]) -> None:
+        rounds = max(_LEAST_SCOUT_ROUNDS, self.params.rounds // _SCOUT_SHARE)
+        self._scouts.append(self._measure(name, self._subjects(points, fixed=False), whole=0, rounds=rounds))
+
+    def _subjects(self, points: Sequence[Part], *, fixed: bool) -> list[Subject]:
+        """Return whole nets that hold the points, or each point alone where the runtime cannot be marked, parts without a width too."""
+        setting, ops = self.setting, OP_SETS[self.params.ops]
+        nets = pack(points, ops=ops, height=setting.height, width=setting.width, classes=setting.classes)
+        if self.rig.in_context:
+            return nets
+        others = [part for part in nets[0].parts if part.mid_channels is None] if fixed else []
+        return [Subject(kind=None, parts=(part,), genotype=None) for part in (*points, *others)]
+
+    def _whole_nets(self, nets: NetSample) -> tuple[list[Subject], list[str]]:
+        setting = self.setting
+        uses = [("fit", genotype) for genotype in nets.fit] + [("held_out", genotype) for genotype in nets.held_out]
+        subjects = [
+            whole_net(genotype, kind, height=setting.height, width=setting.width, classes=setting.classes)
+            for _, genotype in uses
+            for kind in NET_KINDS
+        ]
+        return subjects, [use for use, _ in uses for _ in NET_KINDS]
+
+    def _measure(self, name: str, subjects: list[Subject], *, whole: int, rounds: int) -> _Phase:
+        """
+        Time every subject once a round in every build; rounds stored by an earlier run are taken from there.
+
+        Args:
+            whole: The last so many subjects are timed without marks.
+        """
+        samples: list[RigSample] = []
+        loaded = False
+        with progress(f"profile latency: {name}, {len(subjects)} subjects", rounds) as report:
+            for number in range(rounds):
+                for build in range(self.rig.builds):
+                    found = self.store.read(name, number, build)
+                    if found is None:
+                        if not loaded:
+                            self.rig.load(subjects)
+                            loaded = True
+                        found = self._one_round(name, number, build, len(subjects) - whole, len(subjects))
+                        self.store.write(name, number, build, found)
+                    samples += found
+                self.on_round()
+                report.update(number + 1)
+        return _Phase(subjects=subjects, samples=samples)
+
+    def _one_round(self, name: str, number: int, build: int, parts: int, count: int) -> list[RigSample]:
+        """Time all subjects once in an order of its own; those with marks and those without in turns of a few."""
+        mixed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        generator = np.random.Generator(np.random.PCG64([self.params.seed, mixed, number, build]))
+        order = [int(i) for i in generator.permutation(count)]
+        samples: list[RigSample] = []
+        for start in range(0, count, _TURN):
+            turn = order[start : start + _TURN]
+            for marked in (True, False):
+                some = [i for i in turn if (i < parts) == marked]
+                if some:
+                    wanted = marked and self.rig.in_context
+                    samples += self.rig.sample(build, round=number, marked=wanted, order=some)
+        return samples
+
+    def _reference(self, *more: _Phase) -> float:
+        times = [sample.canary_ms for phase in (*self._scouts, *more) for sample in phase.samples]
+        return self.learn_canary(times)
+
+    def _medians(self) -> dict[Part, float]:
+        """Return the median of every part scouted so far, without the bootstrap that only the final entries need."""
+        samples = [sample for phase in self._scouts for sample in phase.samples]
+        reference = self._reference()
+        good, _ = accept(samples, reference_ms=reference, band_pct=self.params.canary_band_pct)
+        kept, every = _part_samples(self._scouts, good)
+        return {part: float(np.median([ms for ms, _, _ in _used(kept[part], rows)])) for part, rows in every.items()}
+
+    def _entries(
+        self, final: _Phase, good: Sequence[RigSample], points: Mapping[Part, None], held_out: set[Part]
+    ) -> tuple[tuple[Entry, ...], tuple[Summary, ...]]:
+        kept, every = _part_samples([final], good)
+        entries, used = [], []
+        for part in sorted(every, key=_part_order):
+            in_plan = part.mid_channels is None or part in points
+            if not in_plan and part not in held_out:
+                continue  # a filler of a net that the plan did not ask for
+            summary = _summary(kept[part], every[part])
+            entries.append(_entry(part, summary, "plan" if in_plan else "held_out"))
+            used.append(summary)
+        return tuple(entries), tuple(used)
+
+    def _timings(
+        self,
+        final: _Phase,
+        good: Sequence[RigSample],
+        whole: Sequence[Subject],
+        uses: Sequence[str],
+        table: LookupTable,
+    ) -> tuple[tuple[NetTiming, ...], Calibration]:
+        first = len(final.subjects) - len(whole)
+        kept: dict[int, list[_Kept]] = defaultdict(list)
+        every: dict[int, list[_Every]] = defaultdict(list)
+        for sample in final.samples:
+            every[sample.subject].append((sample.canary_ms, sample.total_ms, sample.round, sample.build))
+        for sample in good:
+            kept[sample.subject].append((sample.total_ms, sample.round, sample.build))
+        summaries = [_summary(kept[first + i], every[first + i]) for i in range(len(whole))]
+        sums = [table.total(subject.parts) for subject in whole]
+        fit: dict[NetKind, list[int]] = {
+            kind: [i for i, subject in enumerate(whole) if subject.kind == kind and uses[i] == "fit"]
+            for kind in NET_KINDS
+        }
+        calibration = calibrate(
+            {kind: [sums[i] for i in chosen] for kind, chosen in fit.items()},
+            {kind: [summaries[i].median_ms for i in chosen] for kind, chosen in fit.items()},
+            confidence=self.params.confidence,
+        )
+        predictor = Predictor(table, calibration)
+        timings = tuple(
+            _timing(subject, role, summary, total, predictor)
+            for subject, role, summary, total in zip(whole, uses, summaries, sums, strict=True)
+        )
+        return timings, calibration
+
+
+def _part_samples(
+    phases: Sequence[_Phase], good: Sequence[RigSample]
+) -> tuple[dict[Part, list[_Kept]], dict[Part, list[_Every]]]:
+    """Return accepted and all samples of every part of `phases`, from marks or from parts alone."""
+    kept: dict[Part, list[_Kept]] = defaultdict(list)
+    every: dict[Part, list[_Every]] = defaultdict(list)
+    accepted = {id(sample) for sample in good}
+    for number, phase in enumerate(phases):
+        for sample in phase.samples:
+            subject = phase.subjects[sample.subject]
+            times = sample.part_ms or ((sample.total_ms,) if subject.kind is None else ())
+            round_id = number * _ROUND_IDS + sample.round
+            for part, ms in zip(subject.parts, times, strict=False):
+                every[part].append((sample.canary_ms, ms, round_id, sample.build))
+                if id(sample) in accepted:
+                    kept[part].append((ms, round_id, sample.build))
+    return kept, every
+
+
+def best_of(times_ms: Sequence[float]) -> float:
+    """Return the canary reference of one session: the 5th percentile."""
+    return float(np.quantile(np.asarray(times_ms), _CANARY_SHARE))
+
+
+def _used(kept: Sequence[_Kept], every: Sequence[_Every]) -> Sequence[_Kept]:
+    """Return the accepted samples, or the quieter half of all where too few were accepted: the gate hears of it by `kept`."""
+    if len(kept) >= LEAST_KEPT:
+        return kept
+    half = sorted(every)[: max(len(every) // 2, 1)]  # by the canary
+    return [(ms, round_id, build) for _, ms, round_id, build in half]
+
+
+def _summary(kept: Sequence[_Kept], every: Sequence[_Every]) -> Summary:
+    used = _used(kept, every)
+    values, rounds, builds = (np.array(column) for column in zip(*used, strict=True))
+    return summarise(
+        values.astype(np.float64), rounds.astype(np.int64), builds.astype(np.int64), raw=len(every), kept=len(kept)
+    )
+
+
+def _entry(part: Part, summary: Summary, role: str) -> Entry:
+    return Entry.model_validate(
+        {
+            "key": part.key,
+            "mid_channels": part.mid_channels,
+            "role": role,
+            **{name: getattr(summary, name) for name in _SUMMARY_FIELDS},
+            "builds_differ_pct": summary.builds_differ_pct,
+        }
+    )
+
+
+_SUMMARY_FIELDS = ("median_ms", "low_ms", "high_ms", "min_ms", "p90_ms", "mad_ms", "raw", "kept")
+
+
+def _timing(subject: Subject, role: str, summary: Summary, table_ms: float, predictor: Predictor) -> NetTiming:
+    assert subject.kind is not None
+    predicted = predictor.predict(subject.kind, subject.parts)
+    return NetTiming.model_validate(
+        {
+            "kind": subject.kind,
+            "genotype": subject.genotype,
+            "use": role,
+            "measured_ms": summary.median_ms,
+            "low_ms": summary.low_ms,
+            "high_ms": summary.high_ms,
+            "kept": summary.kept,
+            "table_ms": table_ms,
+            "predicted_ms": predicted.ms,
+            "predicted_low_ms": predicted.low_ms,
+            "predicted_high_ms": predicted.high_ms,
+        }
+    )
+
+
+def _plan_report(entries: Sequence[Entry], table: LookupTable, alignment: Alignment, width_multiple: int) -> PlanReport:
+    held_out = [entry for entry in entries if entry.role == "held_out"]
+    errors = np.array([100 * (table.lookup(Part(e.key, e.mid_channels)) / e.median_ms - 1) for e in held_out])
+    return PlanReport(
+        entries=len(entries) - len(held_out),
+        held_out=len(held_out),
+        width_multiple=width_multiple,
+        modulus=alignment.modulus,
+        modulus_gain_pct=alignment.gain_pct,
+        mean_error_pct=float(np.abs(errors).mean()) if len(errors) else 0.0,
+        bias_pct=float(errors.mean()) if len(errors) else 0.0,
+        worst_error_pct=float(np.abs(errors).max()) if len(errors) else 0.0,
+    )
+
+
+def _part_order(part: Part) -> tuple[object, ...]:
+    key = part.key
+    places = ("first_stem", "second_stem", "block", "feature_mix", "head", "decoder")
+    shape = (-key.height, -key.width, key.in_channels, key.out_channels, key.stride, key.kernel_size, key.se_channels)
+    return (places.index(key.part), *shape, part.mid_channels or 0)

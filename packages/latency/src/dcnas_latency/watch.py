@@ -1,0 +1,261 @@
+"""Watching a device while others time on it: what NVML saw between two looks, and who else was there before us."""
+
+import os
+import statistics
+import threading
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from dcnas_latency.card import device_state, gpu_state, nvml_device
+from dcnas_latency.nvml import NvmlDevice
+from dcnas_latency.readers import NotGivenError, read_fields
+from dcnas_schema.provenance import DeviceState
+
+if TYPE_CHECKING:
+    import torch
+
+_CUDA_HERTZ = 10.0
+_JOIN_S = 5.0
+
+REJECTED = {
+    0x4: "software power cap",
+    0x8: "hardware slowdown",
+    0x20: "software thermal slowdown",
+    0x40: "hardware thermal slowdown",
+    0x80: "hardware power brake",
+    0x200: "board limit",
+    0x400: "reliability limit",
+}
+"""Bits of NVML's clocks event reasons under which a time is not the device's own (nvml.h)."""
+HARMLESS = {0x1: "idle", 0x2: "application clocks", 0x10: "sync boost", 0x100: "display clock"}
+
+
+def throttled(bits: int) -> tuple[str, ...]:
+    """Return the reasons among NVML's `bits` for which a time is rejected; idling between calls is none."""
+    return tuple(reason for bit, reason in REJECTED.items() if bits & bit)
+
+
+def unknown_bits(bits: int) -> int:
+    """Return those of NVML's `bits` whose meaning is not known here."""
+    return bits & ~sum((*REJECTED, *HARMLESS))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What a run of states holds together; `None` where the device does not tell."""
+
+    bits: int
+    """Union of the clocks event reasons; 0 where the device gives none."""
+    counters_rise: dict[str, int]
+    """Time in ns, by reason, that the device was slowed between the first and the last state; those that stood still left out."""
+    sm_clock_mhz: tuple[int, float, int] | None
+    """Least, median and greatest."""
+    temperature_c: int | None
+    """The greatest."""
+    temperature_margin_c: int | None
+    """The least."""
+    other_processes: int | None
+    """The most at once, beside ours."""
+
+    @property
+    def throttled(self) -> tuple[str, ...]:
+        """Why times taken meanwhile are rejected; empty where they are not. Counters also tell what fell between two polls."""
+        return (*throttled(self.bits), *(f"counter {name} rose" for name in self.counters_rise))
+
+    @property
+    def clock_spread_pct(self) -> float | None:
+        """Greatest less least SM clock, in per cent of the median."""
+        if self.sm_clock_mhz is None:
+            return None
+        least, median, greatest = self.sm_clock_mhz
+        return 100 * (greatest - least) / median if median else None
+
+
+def summarise(states: Sequence[DeviceState]) -> Seen:
+    """Return what `states`, in the order taken, hold together."""
+    bits = 0
+    for state in states:
+        bits |= state.throttle_reasons or 0
+    clocks = [state.sm_clock_mhz for state in states if state.sm_clock_mhz is not None]
+    return Seen(
+        bits=bits,
+        counters_rise=_rises([state.throttle_counters for state in states if state.throttle_counters]),
+        sm_clock_mhz=(min(clocks), statistics.median(clocks), max(clocks)) if clocks else None,
+        temperature_c=max((s.temperature_c for s in states if s.temperature_c is not None), default=None),
+        temperature_margin_c=min(
+            (s.temperature_margin_c for s in states if s.temperature_margin_c is not None), default=None
+        ),
+        other_processes=max((s.other_processes for s in states if s.other_processes is not None), default=None),
+    )
+
+
+class Watch:
+    """
+    A context that looks at the device while its block runs: on CUDA ten times a second from a thread, on a CPU at both ends only.
+
+    Args:
+        device: The device, or its text.
+
+        hertz: Looks a second on CUDA; reading NVML leaves the stream alone, but holds Python's lock for some 0.1 ms.
+
+    Raises:
+        UnfitEnvironmentError: The GPU does not answer any more; raised by `take` and at the end of the block.
+    """
+
+    def __init__(self, device: "torch.device | str", *, hertz: float = _CUDA_HERTZ) -> None:
+        self._device = device
+        self._polls = not str(device).startswith("cpu")
+        self._period = 1 / hertz
+        self._stop = threading.Event()
+        self._looking = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        self._taken = 0
+        self._warned = 0
+        self._states: list[tuple[float, DeviceState]] = []
+
+    @property
+    def states(self) -> list[tuple[float, DeviceState]]:
+        """Seconds since the start and the device then, all so far."""
+        return list(self._states)
+
+    def thinned(self, every_s: float) -> tuple[tuple[float, DeviceState], ...]:
+        """Return the first state, the last, and between them one in `every_s` seconds or whenever reasons or processes change."""
+        states = self.states
+        kept: list[tuple[float, DeviceState]] = []
+        for place, (when, state) in enumerate(states):
+            last = place == len(states) - 1
+            if not kept or last or when - kept[-1][0] >= every_s or _events(state) != _events(kept[-1][1]):
+                kept.append((when, state))
+        return tuple(kept)
+
+    def seen(self) -> Seen:
+        """Return what all states so far hold together."""
+        return summarise([state for _, state in self.states])
+
+    def take(self) -> Seen:
+        """Look once more and return what was seen since the last `take`, its closing state included: one unit of measurement."""
+        self._look(full=False)
+        self._raise_failure()
+        states = self.states
+        unit = summarise([state for _, state in states[self._taken :]])
+        self._taken = len(states) - 1  # the state that closes this unit opens the next: counters must have no gap
+        self._warn_of(unit.bits)
+        return unit
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        self._look(full=True)
+        if self._polls:
+            self._thread = threading.Thread(target=self._poll, name="dcnas-watch", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_JOIN_S)
+        if error is None:
+            self._look(full=True)
+            self._raise_failure()
+            self._warn_of(self.seen().bits)
+
+    def _poll(self) -> None:
+        while not self._stop.wait(self._period):
+            try:
+                self._look(full=False)
+            except Exception as error:  # whatever it is, it belongs to the thread that measures, which raises it
+                self._failure = error
+                return
+
+    def _look(self, *, full: bool) -> None:
+        with self._looking:  # counters must stand in the order in which they were read
+            state = gpu_state(self._device) if self._polls and not full else device_state(self._device)
+            self._states.append((round(time.monotonic() - self._began, 3), state))
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _warn_of(self, bits: int) -> None:
+        new = unknown_bits(bits) & ~self._warned
+        if new:
+            self._warned |= new
+            warnings.warn(f"NVML gives clocks event reasons of unknown meaning: {new:#x}; recorded", stacklevel=3)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BeforeContext:
+    """Who was on a GPU before this process opened its own context there; `None` where NVML does not tell, with the reason."""
+
+    processes: frozenset[int] | None
+    """Ids as NVML gives them: inside a container those of the host, so that none of them is ever compared with our own."""
+    used_memory_gb: float | None
+    """The driver's own share included. It also tells of those whom the container's list hides."""
+    absent: dict[str, str]
+
+
+def foreign_processes_before_context(index: int = 0) -> BeforeContext:
+    """
+    Return who is on the GPU that CUDA will count as `index`, without opening a context; call it before anything touches CUDA.
+
+    Numbers in CUDA_VISIBLE_DEVICES are taken in NVML's order, which is CUDA's where all GPUs are alike or CUDA_DEVICE_ORDER is
+    PCI_BUS_ID; a UUID there is exact.
+
+    Raises:
+        UnfitEnvironmentError: The GPU does not answer any more.
+    """
+    try:
+        device = _visible_device(index)
+    except NotGivenError as error:
+        return BeforeContext(processes=None, used_memory_gb=None, absent={"nvml": str(error)})
+    values, absent = read_fields({"processes": device.processes, "used_memory_gb": device.used_memory_gb})
+    return BeforeContext(processes=values.get("processes"), used_memory_gb=values.get("used_memory_gb"), absent=absent)
+
+
+def processes_now(device: "torch.device | str") -> frozenset[int] | None:
+    """Return the ids on a GPU that torch already uses; `None` where NVML does not tell."""
+    try:
+        return nvml_device(device).processes()
+    except NotGivenError:
+        return None
+
+
+def foreign_processes(before: frozenset[int] | None, now: frozenset[int] | None) -> int | None:
+    """
+    Return how many processes on the GPU are not ours: those from before our context, and all but one of those since.
+
+    `None` where that cannot be told: NVML gave no list, or the list lacks even ours, as in containers that hide them.
+    """
+    if before is None or now is None or not now - before:
+        return None
+    return len(now & before) + len(now - before) - 1
+
+
+def _visible_device(index: int) -> NvmlDevice:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return NvmlDevice.by_index(index)
+    names = [name.strip() for name in visible.split(",")]
+    if index >= len(names) or not names[index]:
+        raise NotGivenError(f"CUDA_VISIBLE_DEVICES={visible} shows no device {index}")
+    name = names[index]
+    return NvmlDevice.by_index(int(name)) if name.isdecimal() else NvmlDevice.by_name(name)
+
+
+def _events(state: DeviceState) -> tuple[int | None, int | None]:
+    return state.throttle_reasons, state.compute_processes
+
+
+def _rises(counters: Sequence[dict[str, int]]) -> dict[str, int]:
+    if not counters:
+        return {}
+    first, last = counters[0], counters[-1]
+    rises = {name: last[name] - first[name] for name in last if name in first}
+    return {name: rise for name, rise in rises.items() if rise > 0}

@@ -1,0 +1,115 @@
+"""Profiling a device on its own: no repository, no params.yaml, only what the runtime needs; the file is copied home."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from dcnas_harness.errors import BadInputError
+from dcnas_harness.files import require_writable
+from dcnas_harness.process import exclusive_run
+from dcnas_latency.files import read_profile
+from dcnas_profile_latency.job import Settings, profile_job
+from dcnas_profile_latency.summary import print_summary
+from dcnas_schema.params import load_params
+
+_PLAN: dict[str, Any] = {
+    "source": "measure",
+    "file": None,
+    "ops": 8,
+    "width_multiple": 8,
+    "most_entries": 740,
+    "generations": 6,
+    "tolerance_pct": 1.0,
+    "held_out_widths": 60,
+    "warm_calls": 1,
+    "cache": "warm",
+    "canary_band_pct": 15.0,
+    "limits": {
+        "builds_differ_pct": 5.0,
+        "accepted_pct": 25.0,
+        "drift_pct": 5.0,
+        "others_pct": 5.0,
+        "clock_spread_pct": 3.0,
+        "mape_pct": 5.0,
+    },
+    "confidence": 0.95,
+    "seed": 0,
+    "builds": 2,
+}
+"""How much is measured, where no parameter file says otherwise: the plan of presets/paper.yaml."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What the command line asks for."""
+
+    out: Path
+    params: Path | None
+    """A parameter file whose sections device and profile_latency are taken; then nothing else here counts."""
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int
+    runtime: str
+    provider: str | None
+    batch: int
+    image_size: int
+    classes: int
+    precision: str
+    memory_format: str
+    rounds: int
+    nets: int
+    """Held-out nets of each kind."""
+    allow_noisy: bool
+
+
+def profile_this_device(request: Request) -> None:
+    """
+    Profile the device, write `request.out` and print what it says of itself.
+
+    Raises:
+        BadInputError: An option is out of range.
+
+        UnfitEnvironmentError: The runtime or device is missing, or the noise gate is closed.
+    """
+    settings = _settings(request)
+    require_writable(request.out.parent)
+    scratch = request.out.parent / ".dcnas"
+    with exclusive_run(request.out, scratch):
+        print_summary(profile_job(settings, request.out, scratch), request.out)
+
+
+def show(path: Path) -> None:
+    """Print what a profile says of itself."""
+    print_summary(read_profile(path)[1], path)
+
+
+def _settings(request: Request) -> Settings:
+    if request.params is not None:
+        params = load_params(request.params)
+        return Settings(device=params.device, profile_latency=params.profile_latency)
+    values = {
+        "device": {"kind": request.device, "threads": request.threads},
+        "profile_latency": {
+            **_PLAN,
+            "runtime": request.runtime,
+            "provider": request.provider,
+            "batch": request.batch,
+            "image_size": request.image_size,
+            "classes": request.classes,
+            "precision": request.precision,
+            "memory_format": request.memory_format,
+            "rounds": request.rounds,
+            "fit_nets": 10,
+            "held_out_nets": request.nets,
+            "allow_noisy": request.allow_noisy,
+        },
+    }
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = "\n".join(
+            f"  {'.'.join(map(str, detail['loc']))} = {detail['input']!r}: {detail['msg']}"
+            for detail in error.errors(include_url=False)
+        )
+        raise BadInputError(f"An option cannot be:\n{problems}", remedy="see: dcnas profile --help") from error

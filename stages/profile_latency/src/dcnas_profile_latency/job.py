@@ -1,0 +1,285 @@
+"""One latency profile: from parameters and a device to one Parquet file."""
+
+import importlib.util
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
+from dcnas_harness.files import atomic_write
+from dcnas_latency.bystanders import Bystanders
+from dcnas_latency.canary import CanaryStore
+from dcnas_latency.card import fingerprint
+from dcnas_latency.files import read_profile, require_setting, write_profile
+from dcnas_latency.gate import Conditions, build_gate, require_passed
+from dcnas_latency.lock import device_lock
+from dcnas_latency.profile import NetSample, Profile, Profiler, SampleStore, best_of
+from dcnas_latency.rig import Rig
+from dcnas_latency.simulated import Law, SimulatedRig, simulated_card
+from dcnas_latency.watch import Watch
+from dcnas_lineage.collect import collect_provenance
+from dcnas_lineage.inputs import run_digest
+from dcnas_profile_latency.process_rig import ProcessRig
+from dcnas_profile_latency.runtimes import DeviceKind
+from dcnas_schema.latency import LatencyProtocol, LatencySetting, ProfileMetadata
+from dcnas_schema.params import DeviceParams, ProfileLatencyParams, Section, digest_of
+from dcnas_schema.provenance import DeviceCard, DeviceState
+from dcnas_schema.sampling import random_genotype
+from dcnas_schema.space import OP_SETS
+
+_CODE = ("dcnas_profile_latency", "dcnas_latency", "dcnas_nets")
+_STATES_KEPT = 200
+_SIMULATED = Law(noise=0.005)
+"""The law of the smoke preset's device."""
+
+
+class Settings(Section):
+    """The parameters that a profile depends on."""
+
+    device: DeviceParams
+    profile_latency: ProfileLatencyParams
+
+
+@dataclass(kw_only=True, slots=True)
+class _Log:
+    """The device over the run: seconds since the start, and its state then."""
+
+    rig: Rig
+    start: float = field(default_factory=time.monotonic)
+    states: list[tuple[float, DeviceState]] = field(default_factory=list)
+
+    def look(self) -> None:
+        """Add the state of now."""
+        self.states.append((round(time.monotonic() - self.start, 3), self.rig.state()))
+
+
+def profile_job(settings: Settings, out: Path, scratch: Path) -> ProfileMetadata:
+    """
+    Measure the device, or take the profile that the parameters name; write it to `out`.
+
+    An interrupted profile of the same code, parameters and device goes on where it stopped.
+
+    Raises:
+        UnfitEnvironmentError: The device or runtime is missing, or the noise gate is closed.
+
+        BadInputError: The profile named is of another setting.
+
+        CorruptArtefactError: It is damaged.
+    """
+    params = settings.profile_latency
+    if params.source == "file":
+        return _take_file(settings, out)
+    setting = setting_of(settings)
+    with ExitStack() as stack:
+        rig, card, learn = _open_rig(settings, setting, scratch, stack)
+        began = time.monotonic()
+        folder = scratch / "profile_latency" / _digest(settings, card)
+        log, others = _Log(rig=rig), Bystanders()
+        log.look()
+        profiler = Profiler(
+            rig=rig,
+            setting=setting,
+            params=params,
+            store=SampleStore(folder=None if params.runtime == "simulated" else folder),
+            learn_canary=learn,
+            on_round=log.look,
+        )
+        watch = stack.enter_context(_watched(card))
+        profile = profiler.run(_draw_nets(params))
+        log.look()
+        share = None if params.runtime == "simulated" else others.share()
+        _require_same_card(card, rig)
+        states = sorted([*log.states, *watch()], key=lambda one: one[0])
+        metadata = _metadata(
+            settings, setting, card, profile, rig, states=states, share=share, seconds=time.monotonic() - began
+        )
+    write_profile(out, profile.entries, metadata)
+    shutil.rmtree(folder, ignore_errors=True)
+    return metadata
+
+
+def setting_of(settings: Settings) -> LatencySetting:
+    """Return the setting that the parameters ask for."""
+    params = settings.profile_latency
+    return LatencySetting(
+        runtime=params.runtime,
+        provider=params.provider,
+        batch=params.batch,
+        precision=params.precision,
+        memory_format="contiguous" if params.runtime == "onnxruntime" else params.memory_format,
+        height=params.image_size,
+        width=params.image_size,
+        classes=params.classes,
+        threads=settings.device.threads,
+    )
+
+
+def _take_file(settings: Settings, out: Path) -> ProfileMetadata:
+    assert settings.profile_latency.file is not None
+    source = Path(settings.profile_latency.file)
+    if not source.is_file():
+        raise BadInputError(
+            f"{source} does not exist.",
+            where="profile_latency.file",
+            remedy="copy the profile that `dcnas profile` wrote on the other device there",
+        )
+    _, metadata = read_profile(source)
+    require_setting(source, metadata, setting_of(settings))
+    require_passed(metadata.gate.model_copy(update={"allow_noisy": settings.profile_latency.allow_noisy}))
+    with atomic_write(out) as temporary:
+        shutil.copyfile(source, temporary)
+    return metadata
+
+
+def _open_rig(
+    settings: Settings, setting: LatencySetting, scratch: Path, stack: ExitStack
+) -> tuple[Rig, DeviceCard, Callable[[Sequence[float]], float]]:
+    """Return the rig, the device's card and what learns the canary's reference; the device is ours until the stack is left."""
+    params = settings.profile_latency
+    if params.runtime == "simulated":
+        simulated = SimulatedRig(law=_SIMULATED, seed=params.seed, builds=params.builds)
+        return stack.enter_context(simulated), simulated_card(setting.threads), best_of
+    rig = stack.enter_context(
+        ProcessRig(
+            setting,
+            device_kind(settings.device),
+            builds=params.builds,
+            warm_calls=params.warm_calls,
+            cache=params.cache,
+        )
+    )
+    card = rig.card
+    stack.enter_context(device_lock(card, exclusive=True))
+    store = CanaryStore(
+        folder=scratch / "canary",
+        fingerprint=fingerprint(card),
+        runtime=setting.runtime,
+        threads=setting.threads,
+        op=rig.canary_op,
+    )
+    return rig, card, lambda times: store.learn(times).best_ms
+
+
+def device_kind(device: DeviceParams) -> DeviceKind:
+    """
+    Return where the nets are to run; without torch that is the CPU.
+
+    Raises:
+        UnfitEnvironmentError: CUDA is asked for and is not there.
+    """
+    if device.kind == "cpu":
+        return "cpu"
+    found = False
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        found = torch.cuda.is_available()
+    if device.kind == "cuda" and not found:
+        raise UnfitEnvironmentError(
+            "device.kind is cuda, but there is no CUDA device (or no torch that finds it).",
+            remedy="set device.kind: auto or cpu, or install the driver and a CUDA build of torch",
+        )
+    return "cuda" if found else "cpu"
+
+
+@contextmanager
+def _watched(card: DeviceCard) -> Iterator[Callable[[], Sequence[tuple[float, DeviceState]]]]:
+    """Poll a GPU's clocks and throttle reasons while the block runs; its processes are counted elsewhere, by who owns them."""
+    if card.kind == "cpu":
+        yield lambda: ()
+        return
+    with Watch("cuda:0") as watch:
+        yield lambda: [
+            (seconds, state.model_copy(update={"other_processes": None}))
+            for seconds, state in watch.thinned(every_s=1.0)
+        ]
+
+
+def _draw_nets(params: ProfileLatencyParams) -> NetSample:
+    generator = np.random.Generator(np.random.PCG64([params.seed, 2]))
+    drawn = [
+        random_genotype(generator, ops=OP_SETS[params.ops], width_multiple=params.width_multiple)
+        for _ in range(params.fit_nets + params.held_out_nets)
+    ]
+    return NetSample(fit=drawn[: params.fit_nets], held_out=drawn[params.fit_nets :])
+
+
+def _digest(settings: Settings, card: DeviceCard) -> str:
+    parts = {"params": digest_of(settings), "device": fingerprint(card), "torch": card.torch or "none"}
+    return run_digest(parts, _CODE)[:24]
+
+
+def _require_same_card(card: DeviceCard, rig: Rig) -> None:
+    if isinstance(rig, ProcessRig) and (now := rig.card_now()) != card:
+        changed = [name for name in DeviceCard.model_fields if getattr(now, name) != getattr(card, name)]
+        raise UnfitEnvironmentError(
+            f"The device changed while it was profiled: {', '.join(changed)}.",
+            remedy="keep power caps, MIG and core bindings as they are, then run the same command again",
+        )
+
+
+def _metadata(
+    settings: Settings,
+    setting: LatencySetting,
+    card: DeviceCard,
+    profile: Profile,
+    rig: Rig,
+    *,
+    states: Sequence[tuple[float, DeviceState]],
+    share: float | None,
+    seconds: float,
+) -> ProfileMetadata:
+    params = settings.profile_latency
+    gate = build_gate(
+        summaries=profile.summaries,
+        samples=profile.net_samples,
+        rejected=profile.rejected,
+        accuracy=profile.accuracy,
+        conditions=Conditions(states=states, others_share=share, cuda=card.kind == "cuda"),
+        limits=params.limits,
+        allow_noisy=params.allow_noisy,
+    )
+    require_passed(gate)
+    return ProfileMetadata(
+        device=card,
+        setting=setting,
+        protocol=LatencyProtocol(
+            in_context=rig.in_context,
+            processes=rig.builds,
+            rounds=params.rounds * rig.builds,
+            warm_calls=params.warm_calls,
+            clock=rig.clock,
+            cache=params.cache,
+            canary_band_pct=params.canary_band_pct,
+            canary_reference_ms=profile.canary_reference_ms,
+            rejected=dict(sorted(profile.rejected.items())),
+            seconds=0.0 if params.runtime == "simulated" else round(seconds, 1),
+        ),
+        states=tuple(_thinned(states, simulated=params.runtime == "simulated")),
+        plan=profile.plan,
+        calibration=profile.calibration,
+        accuracy=profile.accuracy,
+        nets=profile.nets,
+        gate=gate,
+        provenance=collect_provenance(
+            stage="profile_latency",
+            item="",
+            params_sha256=digest_of(settings),
+            seed=params.seed,
+            inputs=(),
+            device=card,
+        ),
+    )
+
+
+def _thinned(states: Sequence[tuple[float, DeviceState]], *, simulated: bool) -> list[tuple[float, DeviceState]]:
+    """Return at most `_STATES_KEPT` states, first and last among them; of a simulated device the first, because its clock stands still."""
+    if simulated:
+        return [(0.0, states[0][1])]
+    chosen = sorted({round(i) for i in np.linspace(0, len(states) - 1, _STATES_KEPT)})
+    return [states[i] for i in chosen]

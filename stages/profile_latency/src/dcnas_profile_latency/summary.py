@@ -1,0 +1,35 @@
+"""What a profile says of itself, in a few lines: printed whenever one is made or looked at."""
+
+from pathlib import Path
+
+from dcnas_latency.gate import describe
+from dcnas_schema.latency import ProfileMetadata
+
+
+def print_summary(metadata: ProfileMetadata, path: Path) -> None:
+    """Print device, setting, plan, the predictor's error on held-out nets and the noise gate."""
+    setting, plan, protocol = metadata.setting, metadata.plan, metadata.protocol
+    print(
+        f"latency profile {path}: {metadata.device.name}, {setting.runtime} {setting.precision} {setting.memory_format}, "
+        f"batch {setting.batch} at {setting.height}x{setting.width}, {setting.threads} threads"
+    )
+    print(
+        f"  table: {plan.entries} entries, {plan.held_out} held-out widths off by {plan.mean_error_pct:.1f} % in the mean "
+        f"(bias {plan.bias_pct:+.1f} %, worst {plan.worst_error_pct:.1f} %); {_alignment(metadata)}; {protocol.seconds:.0f} s"
+    )
+    for one in metadata.accuracy:
+        print(
+            f"  {one.kind:<6} predicted on {one.nets} held-out nets: MAPE {one.mape_pct:.1f} %, bias {one.bias_pct:+.1f} %, "
+            f"{one.within_5_pct:.0f} % within 5 %, {one.within_10_pct:.0f} % within 10 %, Spearman {one.spearman:.3f}; "
+            f"plain table {one.table_mape_pct:.1f} %"
+        )
+    print(f"  noise gate: {'passed' if metadata.gate.passed else 'CLOSED, recorded because allow_noisy is set'}")
+    for check in metadata.gate.checks:
+        print(f"    {'ok' if check.passed else 'NOT OK'}  {describe(check)}")
+
+
+def _alignment(metadata: ProfileMetadata) -> str:
+    plan = metadata.plan
+    if plan.modulus == plan.width_multiple:
+        return "no alignment step seen"
+    return f"multiples of {plan.modulus} run {plan.modulus_gain_pct:.1f} % under the others' line"

@@ -1,0 +1,199 @@
+"""The canary: one fixed op, timed warm, and a best time that outlives the session."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dcnas_harness.errors import CorruptArtefactError, ExitCode
+from dcnas_latency import canary as canary_module
+from dcnas_latency.canary import Canary, CanaryReference, CanaryStore, choose_canary
+from dcnas_latency.timers import Program, Sample
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CanaryStore:
+    """An empty store of one device's canary."""
+    return CanaryStore(folder=tmp_path / "canary", fingerprint="abc", runtime="torch_eager", threads=2, op="products")
+
+
+def session(*, best: float, rest: float = 9.0) -> list[float]:
+    """Return forty times of which two, its 5 %, are at most `best`."""
+    return [rest] * 20 + [best, best / 2] + [rest] * 18
+
+
+class Log:
+    """A program and a timer that note their turns; the timer gives one time after the other."""
+
+    def __init__(self, *times_ms: float) -> None:
+        self.log, self.times_ms = "", iter(times_ms)
+
+    def run(self) -> None:
+        """Note a run."""
+        self.log += "r"
+
+    def sample(self, program: Program, *, marked: bool = False) -> Sample:
+        """Time a run without marks."""
+        assert not marked
+        self.log += "t"
+        program.run()
+        return Sample(total_ms=next(self.times_ms), wall_ms=9.0)
+
+
+def test_a_sample_is_the_least_of_a_few_after_an_untimed_run() -> None:
+    """One hiccup does not decide, nor what ran before; the time is by the timer's own clock, and the next sample is as fresh."""
+    runs = canary_module._RUNS
+    log = Log(*range(runs, 0, -1), *range(9, 9 + runs))
+    canary = Canary(op="products", program=log, timer=log)
+    assert canary.sample() == 1
+    assert log.log == "r" + "tr" * runs
+    assert canary.sample() == 9
+
+
+@pytest.mark.parametrize("runtime", ["torch_eager", "torch_compile", "onnxruntime"])
+def test_the_op_is_the_same_at_every_run(runtime: Any) -> None:
+    """It is a product of known matrices: always the same, always finite and never small, and it takes some time."""
+    canary = choose_canary("cpu", runtime=runtime)
+    results = []
+    for _ in range(3):
+        assert 0.005 < canary.sample() < 1000
+        results.append(last_product(canary).copy())
+    assert all((result == results[0]).all() for result in results)
+    assert np.isfinite(results[0]).all()
+    assert float(np.abs(results[0]).std()) > 0.01
+
+
+@pytest.mark.parametrize("runtime", ["torch_eager", "onnxruntime"])
+def test_the_op_computes_what_it_says(runtime: Any) -> None:
+    """The chain of n products ends with the n+1st power of an orthogonal matrix; the streaming product is that of its factors."""
+    canary = choose_canary("cpu", runtime=runtime)
+    canary.sample()
+    matrix = np.asarray(canary.program._matrix, dtype=np.float64)  # type: ignore[attr-defined]
+    power = np.linalg.matrix_power(matrix, canary_module._CPU_CHAIN + 1)
+    np.testing.assert_allclose(last_product(canary), power, atol=1e-5)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(len(matrix)), atol=1e-5)
+    left, right, result = map(np.asarray, canary.program._panel)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(result, left @ right, rtol=1e-3, atol=1e-3)
+
+
+def last_product(canary: Canary) -> Any:
+    """Return the result of the chain, of which every other product goes to the same buffer."""
+    return np.asarray(canary.program._buffers[(canary_module._CPU_CHAIN - 1) % 2])  # type: ignore[attr-defined]
+
+
+def test_torchs_work_and_onnx_runtimes_have_canaries_of_their_own() -> None:
+    """The library is part of the op's name, with its version: a new one starts a new reference."""
+    ours, theirs = (choose_canary("cpu", runtime=runtime) for runtime in ("torch_eager", "onnxruntime"))
+    assert f"torch {torch.__version__}" in ours.op
+    assert f"numpy {np.__version__}" in theirs.op
+    assert choose_canary(torch.device("cpu"), runtime="torch_eager").op == ours.op
+
+
+def test_a_canary_made_within_inference_mode_works_outside() -> None:
+    """Where it is made does not matter to where it runs."""
+    with torch.inference_mode():
+        canary = choose_canary("cpu", runtime="torch_eager")
+        canary.sample()
+    assert canary.sample() > 0
+    with torch.inference_mode():
+        assert canary.sample() > 0
+
+
+def test_autocast_does_not_change_the_op() -> None:
+    """Within bf16 autocast, where the work may run, the op stays the product in fp32."""
+    canary = choose_canary("cpu", runtime="torch_eager")
+    canary.sample()
+    plain = last_product(canary).copy()
+    with torch.autocast("cpu", torch.bfloat16):
+        canary.sample()
+    assert (last_product(canary) == plain).all()
+
+
+@pytest.mark.parametrize(("ms", "accepted"), [(0.5, True), (1.0, True), (1.1, True), (1.101, False), (9.0, False)])
+def test_a_time_within_the_band_is_accepted(ms: float, accepted: bool) -> None:
+    """The band is above the best, in per cent; faster than the best is no fault."""
+    reference = CanaryReference(fingerprint="abc", runtime="torch_eager", threads=2, op="products", best_ms=1.0)
+    assert reference.accepts(ms, band_pct=10.0) is accepted
+
+
+def test_a_new_machine_has_no_reference(store: CanaryStore) -> None:
+    """Before the first session there is nothing to compare with, and reading makes no file."""
+    assert store.read() is None
+    assert not store.path.exists()
+
+
+def test_the_best_is_the_fifth_percentile_of_a_session(store: CanaryStore) -> None:
+    """One lucky sample of forty does not set the reference, two do; what is kept is what is returned."""
+    learnt = store.learn(session(best=2.0))
+    assert learnt.best_ms == 2.0
+    assert store.read() == learnt
+
+
+def test_a_slower_session_does_not_move_the_reference(store: CanaryStore) -> None:
+    """A machine that is slow throughout is measured against its better days; a better day is remembered."""
+    store.learn(session(best=2.0))
+    assert store.learn(session(best=3.0)).best_ms == 2.0
+    assert store.learn(session(best=1.5)).best_ms == 1.5
+    again = CanaryStore(folder=store.folder, fingerprint="abc", runtime="torch_eager", threads=2, op="products").read()
+    assert again is not None
+    assert again.best_ms == 1.5
+
+
+@pytest.mark.parametrize("change", [{"fingerprint": "xyz"}, {"runtime": "onnxruntime"}, {"threads": 1}])
+def test_each_device_runtime_and_thread_count_has_its_own(store: CanaryStore, change: dict[str, Any]) -> None:
+    """None of them sees another's best time."""
+    store.learn(session(best=2.0))
+    known = {name: getattr(store, name) for name in ("folder", "fingerprint", "runtime", "threads", "op")}
+    assert CanaryStore(**{**known, **change}).read() is None
+
+
+def test_another_op_starts_anew(store: CanaryStore) -> None:
+    """A new library version may be slower for good: its times are not held against the old one's."""
+    store.learn(session(best=2.0))
+    newer = CanaryStore(
+        folder=store.folder, fingerprint="abc", runtime="torch_eager", threads=2, op="products, next version"
+    )
+    assert newer.read() is None
+    assert newer.learn(session(best=3.0)).best_ms == 3.0
+
+
+def test_few_samples_make_no_reference(store: CanaryStore) -> None:
+    """From 19 samples no 5th percentile is taken; from 20 it is the least."""
+    with pytest.raises(ValueError, match="at least 20"):
+        store.learn([1.0] * 19)
+    assert not store.path.exists()
+    assert store.learn([0.5, *[1.0] * 19]).best_ms == 0.5
+
+
+def test_a_fingerprint_cannot_leave_the_folder(store: CanaryStore) -> None:
+    """The file lies in the folder whatever the fingerprint holds."""
+    odd = CanaryStore(folder=store.folder, fingerprint="../a/b", runtime="torch_eager", threads=1, op="products")
+    assert odd.path.parent == store.folder
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"best_ms": 1}', "zero", "newer"])
+def test_a_damaged_reference_is_named(store: CanaryStore, damage: str) -> None:
+    """Exit code 4 with the file and the remedy, never a made-up best time."""
+    store.learn(session(best=2.0))
+    whole = json.loads(store.path.read_text())
+    text = {"zero": json.dumps({**whole, "best_ms": 0}), "newer": json.dumps({**whole, "version": 2})}.get(
+        damage, damage
+    )
+    store.path.write_text(text)
+    with pytest.raises(CorruptArtefactError, match="delete it") as raised:
+        store.read()
+    assert str(store.path) in str(raised.value)
+    assert raised.value.exit_code == ExitCode.CORRUPT_ARTEFACT
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_the_canary_of_a_gpu_is_timed_by_events() -> None:
+    """Its time is the device's, steady from one sample to the next."""
+    canary = choose_canary("cuda", runtime="torch_eager")
+    times = sorted(canary.sample() for _ in range(50))
+    assert 0 < times[25] < 100
+    assert times[40] < 1.5 * times[10]
