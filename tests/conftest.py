@@ -44,6 +44,14 @@ TINY = {
 """Changes to the smoke preset that make a run of one epoch take less than a second."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_lock_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Device locks of the tests' own: they neither wait for who times on this machine nor make him wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DCNAS_LOCK_DIR", str(tmp_path_factory.mktemp("locks")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The root of the repository."""
@@ -214,6 +222,7 @@ def write_record(
         *,
         levels: Sequence[Mapping[str, float]],
         median_ms: float | None = None,
+        noise: Sequence[str] = (),
     ) -> EvaluationMetadata:
         spec = tiny_params().models[model]
         sigmas = tuple(0.5 * level for level in range(len(levels)))
@@ -224,7 +233,7 @@ def write_record(
             epochs=3,
             protocol=Protocol(sigmas=sigmas, clip_noisy=False, noise_seed=0, precision="fp32"),
             cost=Cost(macs=3_000_000, macs_one_digit=2_500_000, parameters=12_345, height=56, width=56),
-            latency=None if median_ms is None else _latency(median_ms),
+            latency=None if median_ms is None else _latency(median_ms, noise),
             provenance=provenance(item=f"{model}-{seed}", seed=seed),
         )
         empty = dict.fromkeys(RECORD.names)
@@ -255,7 +264,7 @@ def write_record(
     return write
 
 
-def _latency(median_ms: float) -> MeasuredLatency:
+def _latency(median_ms: float, noise: Sequence[str]) -> MeasuredLatency:
     return MeasuredLatency(
         batch=32,
         height=56,
@@ -268,6 +277,7 @@ def _latency(median_ms: float) -> MeasuredLatency:
         p5_ms=median_ms - 1,
         p95_ms=median_ms + 2,
         device_median_ms=None,
+        noise=tuple(noise),
         before=DeviceState(load_average=0.1),
         after=DeviceState(load_average=0.2),
     )

@@ -12,7 +12,7 @@ import torch
 from dcnas_harness.files import write_json
 from dcnas_latency.card import device_card
 from dcnas_lineage.collect import collect_provenance
-from dcnas_schema.params import Params, digest_of
+from dcnas_schema.params import Section, digest_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class Bar:
 class Report:
     """Gathers what one benchmark measured; made before the first measurement, so that it sees the load before and after."""
 
-    def __init__(self, name: str, params: Params, device: torch.device, *, hidden: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, params: Section, device: torch.device, *, hidden: Sequence[str] = ()) -> None:
         self._name, self._hidden = name, hidden
         self._provenance = collect_provenance(
             stage="benchmarks",

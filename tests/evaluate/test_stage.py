@@ -1,10 +1,12 @@
 """The pipeline stage evaluate: what a record says is true, and depends on nothing but what it names."""
 
+import fcntl
 import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,19 +15,27 @@ import torch
 
 from dcnas_data.noise import evaluation_noise
 from dcnas_data.scenes import read_scenes
+from dcnas_evaluate import job as job_module
+from dcnas_evaluate import latency as latency_module
 from dcnas_evaluate.job import Job, evaluate_job
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of
+from dcnas_latency.call import CallPlan, Context, MeasuredCall, measure_call
+from dcnas_latency.card import device_card
+from dcnas_latency.lock import lock_path
 from dcnas_nets.macs import count_macs, count_parameters
 from dcnas_nets.models import build_model, example_input
 from dcnas_retrain.job import Job as TrainJob
 from dcnas_retrain.job import train_job
 from dcnas_schema.params import Params
 from dcnas_schema.parquet import read_parquet
+from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.records import PANEL, RECORD, EvaluationMetadata, PanelMetadata
 from dcnas_training.checkpoints import load_tensors
 
 JOINT = "dcnet_reduced_integrated"
+TIMED = {"measure": True, "batch": 2, "warmup": 1, "repeats": 3, "canary_band_pct": 15.0}
+"""Parameters of the latency, as few passes as there can be."""
 Evaluate = Callable[..., Path]
 
 
@@ -166,14 +176,14 @@ def test_a_task_that_the_model_lacks_is_null(evaluate: Evaluate, model: str, res
     assert (metadata.model, metadata.seed, metadata.epochs) == (model, 0, 1)
 
 
-def test_the_cost_is_that_of_the_model_at_the_scenes_size(
+def test_the_cost_is_that_of_the_model_at_the_size_asked_for(
     evaluate: Evaluate, tiny_params: Callable[..., Params]
 ) -> None:
-    """MACs with two digits and with one, and parameters, are the counter's."""
-    cost = read_record(evaluate())[1].cost
+    """MACs with two digits and with one, and parameters, are the counter's, of another size than the scenes' too."""
+    cost = read_record(evaluate({"evaluate.image_size": 96}))[1].cost
     model = build_model(tiny_params().models[JOINT], seed=0)
-    image, corners = example_input(1, 56, 56, torch.device("cpu"))
-    assert (cost.height, cost.width, cost.parameters) == (56, 56, count_parameters(model))
+    image, corners = example_input(1, 96, 96, torch.device("cpu"))
+    assert (cost.height, cost.width, cost.parameters) == (96, 96, count_parameters(model))
     assert (cost.macs, cost.macs_one_digit) == (
         count_macs(model, image, corners),
         count_macs(model, image, corners[:, :1]),
@@ -182,21 +192,88 @@ def test_the_cost_is_that_of_the_model_at_the_scenes_size(
 
 
 def test_latency_comes_with_its_spread_and_conditions(evaluate: Evaluate) -> None:
-    """The median lies within p5 and p95; batch, size, precision and the device's state before and after stand beside it."""
-    latency = {"measure": True, "batch": 2, "warmup": 1, "repeats": 5}
-    found = read_record(evaluate({"evaluate.latency": latency}))[1].latency
+    """The median lies within p5 and p95; batch, size, precision, counts and the device's state before and after stand beside it."""
+    found = read_record(evaluate({"evaluate.latency": TIMED, "evaluate.image_size": 40}))[1].latency
     assert found is not None
     assert 0 < found.p5_ms <= found.median_ms <= found.p95_ms
-    assert (found.batch, found.height, found.width, found.precision) == (2, 56, 56, "fp32")
-    assert (found.warmup, found.repeats, found.device_median_ms) == (1, 5, None)
+    assert (found.batch, found.height, found.width, found.precision) == (2, 40, 40, "fp32")
+    assert (found.warmup, found.repeats, found.device_median_ms) == (1, 3, None)
+    assert found.raw is not None
+    assert found.kept is not None
+    assert found.kept + sum(found.rejected.values()) == found.raw >= 3
+    assert found.noisy == bool(found.noise)
+    assert found.noisy or found.kept >= 5
+    assert found.canary_band_pct == 15.0
+    assert found.canary_reference_ms is not None
     assert found.before.load_average is not None
     assert found.after.load_average is not None
 
 
 def test_measuring_latency_changes_no_figure(evaluate: Evaluate) -> None:
     """Timing comes after scoring and leaves the rows as they are."""
-    latency = {"measure": True, "batch": 2, "warmup": 0, "repeats": 3}
-    assert read_record(evaluate({"evaluate.latency": latency}, out="timed"))[0] == read_record(evaluate())[0]
+    assert read_record(evaluate({"evaluate.latency": TIMED}, out="timed"))[0] == read_record(evaluate())[0]
+
+
+def free_for(card: DeviceCard, kind: int) -> bool:
+    """Return whether another process could now take the lock of the card's device as `fcntl.LOCK_SH` or `fcntl.LOCK_EX`."""
+    with lock_path(card).open() as file:  # a descriptor of its own, to which the kernel grants nothing that others hold
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def test_timing_runs_alone_and_scoring_does_not(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it scores others may compute but none may time; while it times none may do either; then the device is free."""
+    held: dict[str, tuple[bool, bool]] = {}
+
+    def watch(module: ModuleType, name: str) -> None:
+        original = getattr(module, name)
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            card = device_card("cpu")
+            held[name] = (free_for(card, fcntl.LOCK_SH), free_for(card, fcntl.LOCK_EX))
+            return original(*arguments, **named)
+
+        monkeypatch.setattr(module, name, watched)
+
+    for name in ("score_levels", "panel_rows", "count_macs"):
+        watch(job_module, name)
+    watch(latency_module, "measure_call")
+    evaluate({"evaluate.latency": TIMED})
+    computing, alone = (True, False), (False, False)
+    assert held == {
+        "score_levels": computing,
+        "panel_rows": computing,
+        "count_macs": computing,
+        "measure_call": alone,
+    }
+    assert free_for(device_card("cpu"), fcntl.LOCK_EX)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_timed_is_the_model_that_was_scored(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """The pass runs the trained model on a batch of random images of the size asked for, without gradients, in the record's precision."""
+    seen: list[tuple[Any, bool, bool]] = []
+
+    def measure(program: Any, device: torch.device, plan: CallPlan, *, context: Context) -> MeasuredCall:
+        assert not torch.is_inference_mode_enabled()
+        with context():
+            output = program.run()
+            seen.append((program, torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")))
+        assert output.restored.shape == (2, 3, 48, 48)
+        assert output.logits.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+        assert not program.model.training
+        assert float(program.image.std()) == pytest.approx(1.0, abs=0.1)
+        assert program.image.is_contiguous(memory_format=torch.channels_last)
+        return measure_call(program, device, plan, context=context)
+
+    monkeypatch.setattr(latency_module, "measure_call", measure)
+    evaluate({"evaluate.latency": TIMED, "evaluate.image_size": 48, "evaluate.precision": precision})
+    assert [(inference, autocast) for _, inference, autocast in seen] == [(True, precision == "bf16")]
 
 
 def test_without_measuring_there_is_no_latency(evaluate: Evaluate) -> None:

@@ -1,6 +1,7 @@
 """The device lock: those who time are alone, those who compute share, and no death leaves it held."""
 
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from dcnas_latency import lock
 from dcnas_latency.lock import device_lock, lock_path
 from dcnas_schema.provenance import DeviceCard
 
+PATIENCE_S = 20.0
 GPU = {"kind": "cuda", "name": "Test GPU", "uuid": "GPU-1"}
 HOLDER = """
 import sys, time
@@ -59,8 +61,10 @@ def holder(card: DeviceCard) -> Iterator[Holder]:
 
 
 def line_of(process: subprocess.Popen[str]) -> str:
-    """Return the next line that a process prints."""
+    """Return the next line that a process prints, which must come soon."""
     assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], PATIENCE_S)
+    assert ready, f"nothing was printed within {PATIENCE_S:g} s"
     return process.stdout.readline().strip()
 
 

@@ -125,6 +125,14 @@ def test_latency_is_the_median_with_its_spread(root: Path) -> None:
     assert (found.text, found.value, found.low, found.high) == ("6.00 [5.00, 8.00]", 6.0, 5.0, 8.0)
 
 
+def test_a_noisy_latency_is_marked(root: Path, write_record: WriteRecord) -> None:
+    """One seed of three whose record does not believe its own latency puts a dagger behind the cell; the numbers stay."""
+    levels = [{"psnr_db": 40.0}, {"psnr_db": 20.0}]
+    write_record(root / "noisy", MODEL, 3, levels=levels, median_ms=6.0, noise=["other programs took processor time"])
+    found = derived(root, cell("median_spread", sources=(source(0), source(1), "noisy/record.parquet")))
+    assert (found.text, found.value, found.low, found.high) == ("6.00 [5.00, 8.00] †", 6.0, 5.0, 8.0)
+
+
 def test_latency_that_was_not_measured_gives_nothing(root: Path) -> None:
     """A record without timing has a dash."""
     assert derived(root, cell("median_spread", sources=(source(0, "unet_s"),))).text == NOTHING

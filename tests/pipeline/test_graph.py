@@ -15,7 +15,12 @@ from dcnas_schema.params import Params, load_params, read_yaml
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 MODELS = ("dcnet_reduced_integrated", "dcnet_reduced_sequential", "unet_s", "classifier_conv_noisy")
-EVERY = {"generate_data", "profile_latency", "tabulate", *(f"{stage}@{model}-0" for stage in ("retrain", "evaluate") for model in MODELS)}
+EVERY = {
+    "generate_data",
+    "profile_latency",
+    "tabulate",
+    *(f"{stage}@{model}-0" for stage in ("retrain", "evaluate") for model in MODELS),
+}
 RETRAINED = EVERY - {"generate_data", "profile_latency"}
 EVALUATED = {name for name in EVERY if name.startswith("evaluate")} | {"tabulate"}
 

@@ -13,11 +13,11 @@ import torch
 from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
 from dcnas_latency.rig import Subject
 from dcnas_latency.timers import CpuTimer, MarkedProgram, Program
-from dcnas_nets.blocks import build_part
 from dcnas_nets.space import SpaceOutput, build_space_net
 from dcnas_profile_latency.runtimes import DeviceKind, load_runtime
 from dcnas_profile_latency.runtimes.onnxruntime import OnnxProgram
-from dcnas_profile_latency.runtimes.torch_eager import SEED, TorchProgram
+from dcnas_profile_latency.runtimes.torch_eager import TorchProgram
+from dcnas_schema.genotype import uniform_genotype
 from dcnas_schema.keys import Part
 from dcnas_schema.latency import LatencySetting
 from dcnas_schema.space import NET_KINDS, NetKind
@@ -81,12 +81,13 @@ def marks(program: Program) -> int:
 
 @pytest.mark.parametrize("kind", NET_KINDS)
 def test_an_eager_net_is_the_space_net(setting: Settings, whole_net: Nets, kind: NetKind) -> None:
-    """The outputs are those of the net of this genotype in eval mode, marked once a part or not at all."""
+    """The outputs are those of the net of this genotype in eval mode with its weights, marked once a part or not at all."""
     subject, batch = whole_net(kind), 2
     program = prepared(setting(batch=batch), subject)
     assert isinstance(program, TorchProgram)
     assert subject.genotype is not None
-    net = build_space_net(kind, subject.genotype, classes=10, seed=SEED).eval()
+    net = build_space_net(kind, subject.genotype, classes=10, seed=0).eval()
+    net.load_state_dict(program.module.state_dict())
     with torch.inference_mode():
         ours, theirs = program.run(), net(*program.inputs)
         assert marks(program) == len(subject.parts)
@@ -105,21 +106,37 @@ def test_a_part_alone_is_marked_once(setting: Settings, whole_net: Nets, alone: 
 
 def test_bf16_is_autocast_with_weights_cast_beforehand(setting: Settings, whole_net: Nets, alone: Alone) -> None:
     """Bit for bit what autocast computes from fp32 weights; a part's input is what the part before would give, the image fp32."""
-    bf16 = setting(precision="bf16", batch=2)
-    runtime = load_runtime(bf16, "cpu")
+    runtime, fp32 = load_runtime(setting(precision="bf16", batch=2), "cpu"), load_runtime(setting(batch=2), "cpu")
     for part in whole_net("dc_nas").parts:
         with runtime.context():
-            program = runtime.prepare(alone(part))
+            program, reference = runtime.prepare(alone(part)), fp32.prepare(alone(part))
             assert isinstance(program, TorchProgram)
-            torch.manual_seed(SEED)
-            reference = build_part(part).eval()
-            ours, theirs = program.run(), reference(*(x.clone() for x in program.inputs))
+            assert isinstance(reference, TorchProgram)
+            ours, theirs = program.run(), reference.module(*(x.clone() for x in program.inputs))
         assert isinstance(ours, torch.Tensor)
         assert torch.equal(ours, theirs)
         assert ours.dtype == torch.bfloat16
         assert {x.dtype for x in program.inputs} == {torch.float32 if part.key.part == "first_stem" else torch.bfloat16}
         convs = [layer for layer in program.module.modules() if isinstance(layer, torch.nn.Conv2d)]
         assert all(layer.weight.dtype == torch.bfloat16 for layer in convs)
+
+
+@pytest.mark.parametrize("kind", NET_KINDS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_value_is_infinite_or_subnormal(setting: Settings, whole_net: Nets, kind: NetKind, precision: str) -> None:
+    """Some processors compute such values slowly: no part of a deep net gives one."""
+    runtime = load_runtime(setting(precision=precision), "cpu")
+    with runtime.context():
+        program = runtime.prepare(whole_net(kind, uniform_genotype("k3_e6_se", 8)))
+        assert isinstance(program, TorchProgram)
+        least, most = [], []
+        for layer in program.module.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.register_forward_hook(lambda _layer, _input, y: least.append(float(y.abs().float().mean())))
+                layer.register_forward_hook(lambda _layer, _input, y: most.append(float(y.abs().max())))
+        program.run()
+    assert min(least) > 1e-20
+    assert max(most) < 1e20
 
 
 @pytest.mark.parametrize("memory_format", ["channels_last", "contiguous"])

@@ -1,5 +1,6 @@
 """The pipeline stage retrain as it is run: what it writes, what decides its weights, how it ends when something is wrong."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ import torch
 from dcnas_harness.errors import CorruptArtefactError, ExitCode, NumericalError, UnfitEnvironmentError
 from dcnas_harness.files import sha256_of
 from dcnas_harness.process import exclusive_run
+from dcnas_latency.card import device_card
+from dcnas_latency.lock import lock_path
 from dcnas_nets.models import build_model
 from dcnas_retrain import loop
 from dcnas_retrain.__main__ import main
@@ -262,6 +265,30 @@ def test_a_run_beside_it_takes_no_checkpoint_away(
     main()
     assert beside
     assert (tmp_path / "out/weights.safetensors").is_file()
+
+
+def test_training_keeps_others_from_timing_but_not_from_training(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an epoch runs, another process may share the device but not have it alone; after the training it may."""
+    original, free = loop.validate, []
+
+    def free_for(kind: int) -> bool:
+        with lock_path(
+            device_card("cpu")
+        ).open() as file:  # a descriptor of its own: the kernel takes it for another process
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    def validate(run: loop.Run, batches: list[Any]) -> loop.Scores:
+        free.append((free_for(fcntl.LOCK_SH), free_for(fcntl.LOCK_EX)))
+        return original(run, batches)
+
+    monkeypatch.setattr(loop, "validate", validate)
+    train()
+    assert free == [(True, False)] * 2
+    assert free_for(fcntl.LOCK_EX)
 
 
 def test_cuda_that_is_not_there_is_refused_before_the_data(

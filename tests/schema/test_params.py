@@ -43,6 +43,7 @@ ZERO_IS_WRONG = [
     "evaluate.batch_size",
     "evaluate.latency.batch",
     "evaluate.latency.repeats",
+    "evaluate.latency.canary_band_pct",
     "evaluate.panel.scenes",
     "tabulate.confidence",
     "models.unet_s.unet.depth",

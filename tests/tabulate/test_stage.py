@@ -43,10 +43,17 @@ class Workshop:
         self.reference = project / "data/reference/paper_tables.csv"
 
     def record(
-        self, model: str, seed: int, levels: Sequence[Mapping[str, float]], median_ms: float | None = None
+        self,
+        model: str,
+        seed: int,
+        levels: Sequence[Mapping[str, float]],
+        median_ms: float | None = None,
+        noise: Sequence[str] = (),
     ) -> None:
         """Write the record of one run."""
-        self._write_record(self.records / model / str(seed), model, seed, levels=levels, median_ms=median_ms)
+        self._write_record(
+            self.records / model / str(seed), model, seed, levels=levels, median_ms=median_ms, noise=noise
+        )
 
     def pair(self, values: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         """Write joint models' records with these PSNRs, a seed each, and a top-1 that is the same for all."""
@@ -280,6 +287,31 @@ def test_the_papers_figures_must_be_there(workshop: Workshop, tmp_path: Path) ->
     workshop.reference = tmp_path / "nowhere.csv"
     with pytest.raises(BadInputError, match=r"(?s)nowhere\.csv does not exist.*git checkout"):
         workshop.run(models=[INTEGRATED])
+
+
+def test_a_noisy_latency_cannot_be_overlooked(workshop: Workshop) -> None:
+    """Its cell bears a dagger in the printed table, the page and the cell map; below stands why. A quiet model's bears none."""
+    levels = [{"psnr_db": 40.0, "ssim": 0.9, "top1_pct": 90.0}] * 2
+    reasons = ["fewer than 5 samples accepted", "other programs took processor time"]
+    workshop.record(INTEGRATED, 0, levels, median_ms=5.0, noise=reasons[:1])
+    workshop.record(INTEGRATED, 1, levels, median_ms=7.0, noise=reasons)
+    workshop.record(SEQUENTIAL, 0, levels, median_ms=8.0)
+    results = workshop.run(models=[INTEGRATED, SEQUENTIAL])
+    page, text = (results / "index.html").read_text(), (results / "table_1.md").read_text()
+    assert markdown(results)[LABELS[INTEGRATED]]["Latency (ms)"] == "6.00 [5.00, 8.00] †"
+    assert markdown(results)[LABELS[SEQUENTIAL]]["Latency (ms)"] == "8.00 [7.00, 10.00]"
+    assert "<td class=''>6.00 [5.00, 8.00] †</td>" in page
+    for form in (page, text):
+        assert f"† Noisy: the device was not left alone while this latency was timed ({'; '.join(reasons)})." in form
+    for cell in cell_map(results).cells:
+        assert derive(cell, confidence=0.95, root=Path()).text == cell.text
+    assert float(rows(results)[1]["latency_ms"]) == 6.0
+
+
+def test_without_noise_no_dagger_is_explained(results: Path) -> None:
+    """Where every record believes its latency, neither table nor page speaks of a mark."""
+    for name in ("table_1.md", "table_7.md", "index.html"):
+        assert "†" not in (results / name).read_text()
 
 
 def test_the_papers_columns_are_the_papers_own(results: Path) -> None:

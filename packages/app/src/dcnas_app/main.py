@@ -91,68 +91,12 @@ def device() -> None:
         print(f"{path} is now of this machine")
 
 
-@app.command()
-def profile(  # noqa: PLR0913 # the options of a command line
-    out: Annotated[Path, typer.Option(help="The profile to write; with --compare the picture, without suffix.")] = Path(
-        "profile.parquet"
-    ),
-    params: Annotated[
-        Path | None,
-        typer.Option(
-            help="Take sections device and profile_latency of this parameter file instead of the options below."
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
-    runtime: Annotated[
-        str, typer.Option(help="torch_eager, torch_cuda_graph, torch_compile or onnxruntime.")
-    ] = "torch_eager",
-    provider: Annotated[str | None, typer.Option(help="Execution provider of onnxruntime.")] = None,
-    batch: Annotated[int, typer.Option(help="Images per forward pass.")] = 1,
-    image_size: Annotated[int, typer.Option(help="Height and width in pixels.")] = 224,
-    classes: Annotated[int, typer.Option(help="Outputs of the classifier.")] = 100,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    memory_format: Annotated[str, typer.Option(help="channels_last or contiguous.")] = "channels_last",
-    rounds: Annotated[int, typer.Option(help="Times that each of two builds times each subject.")] = 20,
-    nets: Annotated[int, typer.Option(help="Held-out whole nets of each kind.")] = 20,
-    allow_noisy: Annotated[
-        bool, typer.Option("--allow-noisy", help="Write a profile that failed the noise gate, marked.")
-    ] = False,
-    compare: Annotated[
-        tuple[Path, Path] | None, typer.Option(help="Set two profiles side by side instead of measuring.")
-    ] = None,
-    show: Annotated[Path | None, typer.Option(help="Print what a profile says of itself instead of measuring.")] = None,
-) -> None:
-    """Measure the latency profile of this device: needs no repository, no DVC and no Prefect; or compare or show profiles."""
-    if compare is not None:
-        from dcnas_app.comparing import compare_profiles
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def profile(context: typer.Context) -> None:
+    """Measure the latency profile of this device, show one, or compare two: dcnas profile --help."""
+    from dcnas_app.profiling import run
 
-        compare_profiles(*compare, out)
-        return
-    from dcnas_profile_latency.edge import Request, profile_this_device
-    from dcnas_profile_latency.edge import show as show_profile
-
-    if show is not None:
-        show_profile(show)
-        return
-    profile_this_device(
-        Request(
-            out=out,
-            params=params,
-            device=device,  # type: ignore[arg-type] # checked with the other options
-            threads=threads,
-            runtime=runtime,
-            provider=provider,
-            batch=batch,
-            image_size=image_size,
-            classes=classes,
-            precision=precision,
-            memory_format=memory_format,
-            rounds=rounds,
-            nets=nets,
-            allow_noisy=allow_noisy,
-        )
-    )
+    run(context.args)
 
 
 @app.command()

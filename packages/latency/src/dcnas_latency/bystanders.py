@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import defaultdict
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -13,7 +14,7 @@ class Bystanders:
     """
     Watches from its making on; `share()` says what part of all processors' time others took, 0 to 1, `None` where the system does not tell.
 
-    Others are all but this process and its children, a hypervisor's stolen time included.
+    Others are all but this process and its descendants (a compiler's helpers are grandchildren), a hypervisor's stolen time included.
     """
 
     def __init__(self) -> None:
@@ -48,17 +49,25 @@ def _busy_s() -> float | None:
 
 
 def _own_s() -> float:
-    return sum(os.times()[:4]) + _living_children_s()
+    return sum(os.times()[:4]) + _living_descendants_s()
 
 
-def _living_children_s() -> float:
-    """Return the processor time of this process's children that were not waited for yet: `os.times` counts only the others."""
-    total, own = 0.0, str(os.getpid())
+def _living_descendants_s() -> float:
+    """Return the processor time of this process's descendants that were not waited for yet: `os.times` counts only the others."""
+    children: dict[str, list[str]] = defaultdict(list)
+    seconds: dict[str, float] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it ended meanwhile
-        if fields[1] == own:
-            total += (int(fields[11]) + int(fields[12])) / _TICKS
+        children[fields[1]].append(stat.parent.name)
+        seconds[stat.parent.name] = (
+            sum(map(int, fields[11:15])) / _TICKS
+        )  # its own, and of its children that it waited for
+    total, left = 0.0, list(children[str(os.getpid())])
+    while left:
+        pid = left.pop()
+        total += seconds[pid]
+        left += children[pid]
     return total

@@ -32,8 +32,9 @@ def read_profile(path: Path) -> tuple[tuple[Entry, ...], ProfileMetadata]:
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
+            value = f"{place} = {first['input']!r}: " if place else ""  # without a place it is about the row as a whole
             raise CorruptArtefactError(
-                f"{path} has an impossible entry in row {number}: {place} = {first['input']!r}: {first['msg']}",
+                f"{path} has an impossible entry in row {number}: {value}{first['msg'].removeprefix('Value error, ')}",
                 remedy="profile the device again",
             ) from error
     names = [(entry.key, entry.mid_channels) for entry in entries]

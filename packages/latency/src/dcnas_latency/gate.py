@@ -152,7 +152,7 @@ def _others(conditions: Conditions, limits: GateLimits) -> GateCheck:
         limit=limits.others_pct,
         unit="%",
         passed=share is None or 100 * share <= limits.others_pct,
-        reason="/proc/stat is not there" if share is None else "",
+        reason="not told here" if share is None else "",
         remedy=_QUIET,
     )
 

@@ -131,7 +131,7 @@ def refine(
                     if b - a > 1:
                         part = Part(curve.key, widths[(a + b) // 2])
                         wanted[part] = max(error, wanted.get(part, 0.0))
-    return sorted(wanted, key=lambda part: -wanted[part])[:most]
+    return sorted(wanted, key=lambda part: -wanted[part])[: max(most, 0)]
 
 
 def held_out_points(

@@ -115,14 +115,14 @@ def _huber_line(x: Floats, y: Floats) -> tuple[float, float]:
     """Return slope and intercept that minimise Huber's loss of (slope * x + intercept) / y - 1."""
     design = np.stack([x / y, 1 / y], axis=1)
     target = np.ones_like(y)
-    weights = np.ones_like(y)
-    solution = np.zeros(2)
+    weights: Floats = np.ones_like(y)
+    solution: Floats = np.zeros(2)
     for _ in range(_ITERATIONS):
         root = np.sqrt(weights)
         solution, *_ = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)
-        off = np.abs(design @ solution - target)
+        off: Floats = np.abs(design @ solution - target)
         limit = _HUBER * max(_robust_sd(off), 1e-12)
-        weights = np.minimum(1.0, limit / np.maximum(off, 1e-15))
+        weights = np.minimum(np.ones_like(y), limit / np.maximum(off, 1e-15))
     return float(solution[0]), float(solution[1])
 
 

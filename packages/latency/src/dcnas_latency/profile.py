@@ -7,16 +7,13 @@ drawn anew, so that what changes on the machine meets all of them alike. Only th
 """
 
 import hashlib
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dcnas_harness.console import progress
-from dcnas_harness.files import write_text
 from dcnas_latency.packing import pack, whole_net
 from dcnas_latency.plan import (
     Alignment,
@@ -31,6 +28,7 @@ from dcnas_latency.plan import (
 from dcnas_latency.predictor import Predictor, accuracy_of, calibrate
 from dcnas_latency.rig import Rig, RigSample, Subject
 from dcnas_latency.samples import LEAST_KEPT, Summary, accept, summarise
+from dcnas_latency.store import SampleStore, phase_name
 from dcnas_latency.table import LookupTable
 from dcnas_schema.genotype import Genotype
 from dcnas_schema.keys import Part
@@ -57,38 +55,6 @@ class NetSample:
 
     fit: Sequence[Genotype]
     held_out: Sequence[Genotype]
-
-
-@dataclass(kw_only=True, slots=True)
-class SampleStore:
-    """
-    Samples of finished rounds, kept in a scratch folder so that an interrupted profile goes on where it stopped.
-
-    Args:
-        folder: Named by the digest of everything that the samples depend on; `None` keeps nothing.
-    """
-
-    folder: Path | None
-
-    def read(self, phase: str, round: int, build: int) -> list[RigSample] | None:
-        """Return the stored samples; `None` where there are none, or a half-written file of an older format."""
-        path = self._path(phase, round, build)
-        if path is None or not path.is_file():
-            return None
-        try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            return [RigSample(**{**row, "part_ms": tuple(row["part_ms"])}) for row in rows]
-        except (ValueError, TypeError, KeyError):
-            return None  # measured again
-
-    def write(self, phase: str, round: int, build: int, samples: Sequence[RigSample]) -> None:
-        """Keep the samples of one round of one build."""
-        path = self._path(phase, round, build)
-        if path is not None:
-            write_text(path, json.dumps([asdict(sample) for sample in samples]))
-
-    def _path(self, phase: str, round: int, build: int) -> Path | None:
-        return None if self.folder is None else self.folder / f"{phase}-{round:04d}-{build}.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,17 +186,17 @@ class Profiler:
             whole: The last so many subjects are timed without marks.
         """
         samples: list[RigSample] = []
-        loaded = False
+        stored, loaded = phase_name(name, subjects), False
         with progress(f"profile latency: {name}, {len(subjects)} subjects", rounds) as report:
             for number in range(rounds):
                 for build in range(self.rig.builds):
-                    found = self.store.read(name, number, build)
+                    found = self.store.read(stored, number, build)
                     if found is None:
                         if not loaded:
                             self.rig.load(subjects)
                             loaded = True
                         found = self._one_round(name, number, build, len(subjects) - whole, len(subjects))
-                        self.store.write(name, number, build, found)
+                        self.store.write(stored, number, build, found)
                     samples += found
                 self.on_round()
                 report.update(number + 1)
@@ -251,14 +217,18 @@ class Profiler:
                     samples += self.rig.sample(build, round=number, marked=wanted, order=some)
         return samples
 
-    def _reference(self, *more: _Phase) -> float:
-        times = [sample.canary_ms for phase in (*self._scouts, *more) for sample in phase.samples]
-        return self.learn_canary(times)
+    def _reference(self, final: _Phase) -> float:
+        return self.learn_canary(_canaries((*self._scouts, final)))
 
     def _medians(self) -> dict[Part, float]:
-        """Return the median of every part scouted so far, without the bootstrap that only the final entries need."""
+        """
+        Return the median of every part scouted so far, without the bootstrap that only the final entries need.
+
+        The canary's reference is that of the scouts themselves: one that the machine remembers would, after an interruption, be another,
+        and with it the plan.
+        """
         samples = [sample for phase in self._scouts for sample in phase.samples]
-        reference = self._reference()
+        reference = best_of(_canaries(self._scouts))
         good, _ = accept(samples, reference_ms=reference, band_pct=self.params.canary_band_pct)
         kept, every = _part_samples(self._scouts, good)
         return {part: float(np.median([ms for ms, _, _ in _used(kept[part], rows)])) for part, rows in every.items()}
@@ -335,11 +305,17 @@ def best_of(times_ms: Sequence[float]) -> float:
     return float(np.quantile(np.asarray(times_ms), _CANARY_SHARE))
 
 
+def _canaries(phases: Sequence[_Phase]) -> list[float]:
+    return [sample.canary_ms for phase in phases for sample in phase.samples]
+
+
 def _used(kept: Sequence[_Kept], every: Sequence[_Every]) -> Sequence[_Kept]:
     """Return the accepted samples, or the quieter half of all where too few were accepted: the gate hears of it by `kept`."""
-    if len(kept) >= LEAST_KEPT:
+    if len(kept) >= min(LEAST_KEPT, -(-len(every) // 2)):
         return kept
-    half = sorted(every)[: max(len(every) // 2, 1)]  # by the canary
+    half = sorted(every, key=lambda one: one[0])[
+        : -(-len(every) // 2)
+    ]  # by the canary alone: by their time would be a bias
     return [(ms, round_id, build) for _, ms, round_id, build in half]
 
 

@@ -15,7 +15,7 @@ _RUN_DELAY_SHARE = 0.005
 """Share of a sample that its threads may have waited for a processor."""
 _INTERVAL = (2.5, 97.5)
 LEAST_KEPT = 5
-"""Accepted samples that a figure needs; with fewer, the quietest are taken and the noise gate hears of it."""
+"""Accepted samples that a figure needs, unless they are half of all; with fewer, the quietest half is taken and the gate hears of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,7 +30,7 @@ class Summary:
     mad_ms: float
     raw: int
     kept: int
-    """Accepted samples; fewer than `LEAST_KEPT` where the quietest had to do."""
+    """Accepted samples; where fewer than `LEAST_KEPT`, the quietest half may have had to do."""
     builds_ms: tuple[float, ...]
     """Median of each build alone."""
 
@@ -82,8 +82,8 @@ def summarise(
     Args:
         values_ms: 1-D, the samples that count.
 
-        rounds: 1-D, the round of each sample; a round of one build is one unit of the bootstrap, because samples of one moment share
-            its conditions: an interval over single samples would be far too narrow.
+        rounds: 1-D, the round of each sample. A round with what all builds gave in it is one unit of the bootstrap, because samples of one
+            moment share its conditions: an interval over single samples, or over each build's rounds apart, would be too narrow.
 
         builds: 1-D, the build of each sample.
 
@@ -91,15 +91,12 @@ def summarise(
 
         kept: Accepted ones.
     """
-    units = rounds * (int(builds.max()) + 1) + builds
-    names, place = np.unique(units, return_inverse=True)
-    per_round = np.array([np.median(values_ms[place == unit]) for unit in range(len(names))])
-    generator = np.random.Generator(np.random.PCG64(len(per_round)))
-    drawn = generator.integers(0, len(per_round), size=(_RESAMPLES, len(per_round)))
-    low, high = np.percentile(np.median(per_round[drawn], axis=1), _INTERVAL)
-    median = float(np.median(per_round))
+    by_round = _round_medians(values_ms, rounds, builds)
+    generator = np.random.Generator(np.random.PCG64(len(by_round)))
+    drawn = generator.integers(0, len(by_round), size=(_RESAMPLES, len(by_round)))
+    low, high = np.percentile(_medians(by_round[drawn].reshape(_RESAMPLES, -1)), _INTERVAL)
     return Summary(
-        median_ms=median,
+        median_ms=float(_medians(by_round.reshape(1, -1))[0]),
         low_ms=float(low),
         high_ms=float(high),
         min_ms=float(values_ms.min()),
@@ -109,3 +106,24 @@ def summarise(
         kept=kept,
         builds_ms=tuple(float(np.median(values_ms[builds == build])) for build in np.unique(builds)),
     )
+
+
+def _round_medians(values_ms: Floats, rounds: NDArray[np.int64], builds: NDArray[np.int64]) -> Floats:
+    """Return the median of each round (row) of each build (column); NaN where a build has no sample that counts."""
+    names, row = np.unique(rounds, return_inverse=True)
+    columns, column = np.unique(builds, return_inverse=True)
+    cells, place, counts = np.unique(row * len(columns) + column, return_inverse=True, return_counts=True)
+    ordered = values_ms[np.lexsort((values_ms, place))]
+    starts = np.cumsum(counts) - counts
+    medians = np.full(len(names) * len(columns), np.nan)
+    medians[cells] = (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2
+    return medians.reshape(len(names), len(columns))
+
+
+def _medians(values: Floats) -> Floats:
+    """Return the median of each row, NaN left out; every row has a number."""
+    ordered = np.sort(values, axis=1)  # NaN last
+    counts = np.count_nonzero(~np.isnan(ordered), axis=1)
+    rows = np.arange(len(ordered))
+    medians: Floats = (ordered[rows, (counts - 1) // 2] + ordered[rows, counts // 2]) / 2
+    return medians

@@ -54,7 +54,7 @@ class SimulatedRig:
     seed: int = 0
     builds: int = 2
     in_context: bool = True
-    clock: Literal["simulated"] = "simulated"
+    clock: Literal["wall", "cuda_events", "simulated"] = "simulated"
     subjects: Sequence[Subject] = ()
     taken: int = 0
     """Samples so far."""

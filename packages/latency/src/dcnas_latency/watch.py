@@ -229,13 +229,13 @@ def processes_now(device: "torch.device | str") -> frozenset[int] | None:
 
 def foreign_processes(before: frozenset[int] | None, now: frozenset[int] | None) -> int | None:
     """
-    Return how many processes on the GPU are not ours: those from before our context, and all but one of those since.
+    Return how many processes on the GPU are not ours: all but one, which is ours where someone has come since `before`.
 
     `None` where that cannot be told: NVML gave no list, or the list lacks even ours, as in containers that hide them.
     """
     if before is None or now is None or not now - before:
         return None
-    return len(now & before) + len(now - before) - 1
+    return len(now) - 1
 
 
 def _visible_device(index: int) -> NvmlDevice:

@@ -17,6 +17,8 @@ from dcnas_schema.records import RECORD, EvaluationMetadata
 
 NOTHING = "–"
 """Printed where a model lacks the task, or the paper gives no figure."""
+NOISY = "†"
+"""Printed behind a latency that a record among its sources does not believe itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,8 +129,9 @@ def _median_spread(cell: Cell, root: Path) -> Derived:
     median, low, high = (
         float(np.median([getattr(latency, name) for latency in latencies])) for name in ("median_ms", "p5_ms", "p95_ms")
     )
-    digits = cell.decimals
-    return Derived(text=f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]", value=median, low=low, high=high)
+    digits, mark = cell.decimals, f" {NOISY}" if any(latency.noisy for latency in latencies) else ""
+    text = f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{mark}"
+    return Derived(text=text, value=median, low=low, high=high)
 
 
 def _short(paths: Sequence[str]) -> str:

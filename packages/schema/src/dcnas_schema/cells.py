@@ -8,7 +8,7 @@ Reducer = Literal["label", "mean_ci", "value", "median_spread", "reference", "co
 """
 How a cell follows from its sources: `label` and `paths` repeat the row's own names; `mean_ci` is the mean over seeds of the
 pointed-to values with its interval; `value` is one value that all sources share; `median_spread` is the median over seeds of
-`median [p5, p95]`; `reference` is the paper's figure; `count` is the number of sources.
+`median [p5, p95]`, with a dagger where one of them is noisy; `reference` is the paper's figure; `count` is the number of sources.
 """
 
 

@@ -71,7 +71,7 @@ class Entry(Record):
     """One row of `ENTRIES`."""
 
     key: LatencyKey
-    mid_channels: int | None
+    mid_channels: Annotated[int, Field(ge=1)] | None
     role: Literal["plan", "held_out"]
     median_ms: Milliseconds
     low_ms: Milliseconds
@@ -79,9 +79,17 @@ class Entry(Record):
     min_ms: Milliseconds
     p90_ms: Milliseconds
     mad_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    raw: int
-    kept: int
+    raw: Annotated[int, Field(ge=1)]
+    kept: Annotated[int, Field(ge=0)]
     builds_differ_pct: float | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.kept > self.raw:
+            raise ValueError(f"{self.kept} of {self.raw} samples kept")
+        if (self.key.part == "block") != (self.mid_channels is not None):
+            raise ValueError("a block needs a width" if self.key.part == "block" else f"{self.key.part} has no width")
+        return self
 
     def as_row(self) -> dict[str, Any]:
         """Return the entry as a row of `ENTRIES`."""

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -21,6 +21,13 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Precision = Literal["auto", "fp32", "bf16"]
+
+
+def _no_boolean(value: Any) -> Any:
+    """Refuse `true`, which pydantic takes for the 1 of a `Literal` even where it is strict."""
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
 
 
 class Section(BaseModel):
@@ -191,7 +198,7 @@ class RetrainParams(Section):
 
 
 class LatencyParams(Section):
-    """The simple synchronised timer."""
+    """How evaluate times a whole model."""
 
     measure: bool
     batch: Count
@@ -199,7 +206,9 @@ class LatencyParams(Section):
     warmup: CountOrZero
     """Passes before timing (paper: 100)."""
     repeats: Annotated[int, Field(ge=3, le=MOST)]
-    """Timed passes (paper: 1000)."""
+    """Timed passes (paper: 1000); up to three times as many where fewer than five are accepted."""
+    canary_band_pct: Positive
+    """Passes are rejected when the reference op beside them is this much slower than the best of the same run."""
 
 
 class GateLimits(Section):
@@ -238,7 +247,7 @@ class ProfileLatencyParams(Section):
     memory_format: Literal["channels_last", "contiguous"]
     ops: Literal[4, 6, 8]
     """Candidate ops of the space that the table covers; one of 8 covers smaller ones."""
-    width_multiple: Literal[1, 2, 4, 8, 16, 32]
+    width_multiple: Annotated[Literal[1, 2, 4, 8, 16, 32], BeforeValidator(_no_boolean)]
     """Widths that a search may give a block are multiples of this; the table interpolates the others."""
     most_entries: Annotated[int, Field(ge=420, le=100_000)]
     """Most measured points of the plan; the published recipe measures 2,802 (every eighth width)."""

@@ -3,6 +3,7 @@
 from typing import Literal
 
 import pyarrow as pa
+from pydantic import Field
 
 from dcnas_schema.params import ModelSpec
 from dcnas_schema.provenance import DeviceCard, DeviceState, Provenance, Record
@@ -82,7 +83,11 @@ class Cost(Record):
 
 
 class MeasuredLatency(Record):
-    """Wall time in ms of one forward pass of a whole batch, synchronised, eval mode, inference mode."""
+    """
+    Wall time in ms of one forward pass of a whole batch, synchronised, eval mode, inference mode.
+
+    Records of the simple timer, which rejected nothing, have none of the fields with a default.
+    """
 
     batch: int
     height: int
@@ -91,14 +96,34 @@ class MeasuredLatency(Record):
     memory_format: Literal["channels_last", "contiguous"]
     runtime: Literal["torch eager"] = "torch eager"
     warmup: int
+    warm_calls: int = 0
+    """Untimed passes right before each timed one."""
     repeats: int
+    """Timed passes asked for."""
     median_ms: float
     p5_ms: float
     p95_ms: float
     device_median_ms: float | None
     """Median time between CUDA events around the pass; `None` on a CPU."""
+    raw: int | None = None
+    kept: int | None = None
+    """Timed passes, and those that the figures are of; with too few accepted the figures are of the quieter half, and `noise` says so."""
+    rejected: dict[str, int] = Field(default_factory=dict)
+    """Passes rejected, by reason."""
+    canary_band_pct: float | None = None
+    """Passes whose reference op was further than this above its best were rejected."""
+    canary_reference_ms: float | None = None
+    others_pct: float | None = None
+    """Share of all processors' time that other programs took meanwhile; `None` where it was not told."""
+    noise: tuple[str, ...] = ()
+    """Why the figures are not to be believed; empty where they are, or where nobody looked."""
     before: DeviceState
     after: DeviceState
+
+    @property
+    def noisy(self) -> bool:
+        """Whether tables mark the figures."""
+        return bool(self.noise)
 
 
 class Protocol(Record):

@@ -8,15 +8,16 @@ import torch
 
 from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
+from dcnas_evaluate.latency import measure_latency
 from dcnas_evaluate.score import panel_rows, score_levels
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of
-from dcnas_latency.card import device_card, device_state
-from dcnas_latency.timer import time_calls
+from dcnas_latency.card import device_card
+from dcnas_latency.lock import device_lock
 from dcnas_lineage.collect import collect_provenance
 from dcnas_nets.macs import count_macs, count_parameters
 from dcnas_nets.models import SceneModel, build_model, example_input
-from dcnas_schema.params import EvaluateParams, LatencyParams, ModelSpec, NoiseParams, Params, Section, digest_of
+from dcnas_schema.params import EvaluateParams, ModelSpec, NoiseParams, Params, Section, digest_of
 from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
 from dcnas_schema.records import (
     PANEL,
@@ -24,13 +25,12 @@ from dcnas_schema.records import (
     TRAINING_LOG,
     Cost,
     EvaluationMetadata,
-    MeasuredLatency,
     PanelMetadata,
     Protocol,
     TrainingMetadata,
 )
 from dcnas_training.checkpoints import load_tensors
-from dcnas_training.execution import Execution, choose_device, choose_execution, keep_freed_memory, make_deterministic
+from dcnas_training.execution import choose_device, choose_execution, keep_freed_memory, make_deterministic
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +66,55 @@ def evaluate_job(job: Job, out: Path) -> None:
     make_deterministic(device)
     keep_freed_memory()
     weights, log = job.trained / "weights.safetensors", job.trained / "log.parquet"
+    training = _checked_training(job, weights, log)
+    model = _trained_model(spec, weights)
+    # unlike training, evaluation has no slow batch-norm backward: channels_last is faster for narrow nets on a CPU too
+    execution = choose_execution(model, device, precision=evaluate.precision, memory_format="channels_last")
+    model = model.to(device=device, memory_format=execution.torch_format).eval()  # type: ignore[call-overload] # torch's stub lacks this pair
+    test = job.scenes / "test.parquet"
+    scenes = ResidentScenes(read_scenes(test), device)
+    card = device_card(device)
+    provenance = collect_provenance(
+        stage="evaluate",
+        item=f"{job.model}-{job.seed}",
+        params_sha256=digest_of(_Settings(spec=spec, noise=params.noise, evaluate=evaluate)),
+        seed=job.seed,
+        inputs=(test, weights, log),
+        device=card,
+    )
+    label = f"evaluate {job.model} seed {job.seed} ({device.type} {execution.precision})"
+    with device_lock(card, exclusive=False):  # whoever times this device waits for us, and we for them
+        rows = score_levels(model, scenes, execution, noise=params.noise, evaluate=evaluate, label=label)
+        panel = panel_rows(model, scenes, execution, noise=params.noise, evaluate=evaluate)
+        cost = _cost(spec, evaluate.image_size)
+    latency = None
+    if evaluate.latency.measure:
+        latency = measure_latency(model, execution, card, evaluate.latency, image_size=evaluate.image_size)
+    metadata = EvaluationMetadata(
+        model=job.model,
+        seed=job.seed,
+        spec=spec,
+        epochs=training.epochs,
+        protocol=Protocol(
+            sigmas=params.noise.sigmas,
+            clip_noisy=params.noise.clip,
+            noise_seed=evaluate.noise_seed,
+            precision=execution.precision,
+        ),
+        cost=cost,
+        latency=latency,
+        provenance=provenance,
+    )
+    panel_metadata = PanelMetadata(model=job.model, seed=job.seed, provenance=provenance)
+    batch = pa.RecordBatch.from_pylist(panel, schema=PANEL)
+    write_parquet(out / "panel.parquet", with_metadata(PANEL, panel_metadata), [batch])
+    record = pa.RecordBatch.from_pylist(rows, schema=RECORD)
+    write_parquet(out / "record.parquet", with_metadata(RECORD, metadata), [record])
+
+
+def _checked_training(job: Job, weights: Path, log: Path) -> TrainingMetadata:
+    """Return what the log says of the training, which must be that of the job and of the weights."""
+    spec = job.params.models[job.model]
     _, training = read_parquet(log, TRAINING_LOG, TrainingMetadata)
     if (training.model, training.seed, training.spec) != (job.model, job.seed, spec):
         raise CorruptArtefactError(
@@ -79,44 +128,7 @@ def evaluate_job(job: Job, out: Path) -> None:
             f"{weights} is damaged or not the file that was written with {log.name}.",
             remedy=f"run: dvc checkout {weights} (or dvc repro --force --single-item retrain@{job.model}-{job.seed})",
         )
-    model = _trained_model(spec, weights)
-    # unlike training, evaluation has no slow batch-norm backward: channels_last is faster for narrow nets on a CPU too
-    execution = choose_execution(model, device, precision=evaluate.precision, memory_format="channels_last")
-    model = model.to(device=device, memory_format=execution.torch_format).eval()  # type: ignore[call-overload] # torch's stub lacks this pair
-    test = job.scenes / "test.parquet"
-    scenes = ResidentScenes(read_scenes(test), device)
-    provenance = collect_provenance(
-        stage="evaluate",
-        item=f"{job.model}-{job.seed}",
-        params_sha256=digest_of(_Settings(spec=spec, noise=params.noise, evaluate=evaluate)),
-        seed=job.seed,
-        inputs=(test, weights, log),
-        device=device_card(device),
-    )
-    label = f"evaluate {job.model} seed {job.seed} ({device.type} {execution.precision})"
-    rows = score_levels(model, scenes, execution, noise=params.noise, evaluate=evaluate, label=label)
-    size = evaluate.image_size
-    metadata = EvaluationMetadata(
-        model=job.model,
-        seed=job.seed,
-        spec=spec,
-        epochs=training.epochs,
-        protocol=Protocol(
-            sigmas=params.noise.sigmas,
-            clip_noisy=params.noise.clip,
-            noise_seed=evaluate.noise_seed,
-            precision=execution.precision,
-        ),
-        cost=_cost(spec, size, size),
-        latency=_latency(model, execution, evaluate.latency, size, size) if evaluate.latency.measure else None,
-        provenance=provenance,
-    )
-    panel = panel_rows(model, scenes, execution, noise=params.noise, evaluate=evaluate)
-    panel_metadata = PanelMetadata(model=job.model, seed=job.seed, provenance=provenance)
-    batch = pa.RecordBatch.from_pylist(panel, schema=PANEL)
-    write_parquet(out / "panel.parquet", with_metadata(PANEL, panel_metadata), [batch])
-    record = pa.RecordBatch.from_pylist(rows, schema=RECORD)
-    write_parquet(out / "record.parquet", with_metadata(RECORD, metadata), [record])
+    return training
 
 
 def _trained_model(spec: ModelSpec, weights: Path) -> SceneModel:
@@ -128,41 +140,13 @@ def _trained_model(spec: ModelSpec, weights: Path) -> SceneModel:
     return model
 
 
-def _cost(spec: ModelSpec, height: int, width: int) -> Cost:
+def _cost(spec: ModelSpec, image_size: int) -> Cost:
     model = build_model(spec, seed=0)  # a fresh one on the CPU in fp32: hooks and counting leave the scored model alone
-    image, corners = example_input(1, height, width, torch.device("cpu"))
+    image, corners = example_input(1, image_size, image_size, torch.device("cpu"))
     return Cost(
         macs=count_macs(model, image, corners),
         macs_one_digit=count_macs(model, image, corners[:, :1]),
         parameters=count_parameters(model),
-        height=height,
-        width=width,
-    )
-
-
-def _latency(
-    model: SceneModel, execution: Execution, params: LatencyParams, height: int, width: int
-) -> MeasuredLatency:
-    device = execution.device
-    image, corners = example_input(params.batch, height, width, device)
-    image.normal_(generator=torch.Generator(device).manual_seed(0))
-    image = image.contiguous(memory_format=execution.torch_format)
-    before = device_state(device)
-    with torch.inference_mode(), execution.autocast():
-        timing = time_calls(lambda: model(image, corners), device, warmup=params.warmup, repeats=params.repeats)
-    wall = torch.tensor(timing.wall_ms, dtype=torch.float64)
-    return MeasuredLatency(
-        batch=params.batch,
-        height=height,
-        width=width,
-        precision=execution.precision,
-        memory_format=execution.memory_format,
-        warmup=params.warmup,
-        repeats=params.repeats,
-        median_ms=float(wall.median()),
-        p5_ms=float(wall.quantile(0.05)),
-        p95_ms=float(wall.quantile(0.95)),
-        device_median_ms=float(torch.tensor(timing.device_ms).median()) if timing.device_ms else None,
-        before=before,
-        after=device_state(device),
+        height=image_size,
+        width=image_size,
     )

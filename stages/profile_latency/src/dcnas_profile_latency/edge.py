@@ -19,7 +19,7 @@ _PLAN: dict[str, Any] = {
     "file": None,
     "ops": 8,
     "width_multiple": 8,
-    "most_entries": 740,
+    "most_entries": 720,
     "generations": 6,
     "tolerance_pct": 1.0,
     "held_out_widths": 60,
@@ -72,7 +72,7 @@ def profile_this_device(request: Request) -> None:
 
         UnfitEnvironmentError: The runtime or device is missing, or the noise gate is closed.
     """
-    settings = _settings(request)
+    settings = settings_of(request)
     require_writable(request.out.parent)
     scratch = request.out.parent / ".dcnas"
     with exclusive_run(request.out, scratch):
@@ -84,7 +84,13 @@ def show(path: Path) -> None:
     print_summary(read_profile(path)[1], path)
 
 
-def _settings(request: Request) -> Settings:
+def settings_of(request: Request) -> Settings:
+    """
+    Return the parameters that the command line asks for.
+
+    Raises:
+        BadInputError: An option is out of range.
+    """
     if request.params is not None:
         params = load_params(request.params)
         return Settings(device=params.device, profile_latency=params.profile_latency)

@@ -18,9 +18,10 @@ from dcnas_latency.card import fingerprint
 from dcnas_latency.files import read_profile, require_setting, write_profile
 from dcnas_latency.gate import Conditions, build_gate, require_passed
 from dcnas_latency.lock import device_lock
-from dcnas_latency.profile import NetSample, Profile, Profiler, SampleStore, best_of
+from dcnas_latency.profile import NetSample, Profile, Profiler, best_of
 from dcnas_latency.rig import Rig
 from dcnas_latency.simulated import Law, SimulatedRig, simulated_card
+from dcnas_latency.store import SampleStore
 from dcnas_latency.watch import Watch
 from dcnas_lineage.collect import collect_provenance
 from dcnas_lineage.inputs import run_digest
@@ -108,7 +109,7 @@ def setting_of(settings: Settings) -> LatencySetting:
     params = settings.profile_latency
     return LatencySetting(
         runtime=params.runtime,
-        provider=params.provider,
+        provider=_provider(settings) if params.runtime == "onnxruntime" else None,
         batch=params.batch,
         precision=params.precision,
         memory_format="contiguous" if params.runtime == "onnxruntime" else params.memory_format,
@@ -117,6 +118,13 @@ def setting_of(settings: Settings) -> LatencySetting:
         classes=params.classes,
         threads=settings.device.threads,
     )
+
+
+def _provider(settings: Settings) -> str:
+    named = settings.profile_latency.provider
+    if named is not None:
+        return named
+    return "CUDAExecutionProvider" if device_kind(settings.device) == "cuda" else "CPUExecutionProvider"
 
 
 def _take_file(settings: Settings, out: Path) -> ProfileMetadata:
@@ -211,7 +219,10 @@ def _draw_nets(params: ProfileLatencyParams) -> NetSample:
 
 def _digest(settings: Settings, card: DeviceCard) -> str:
     parts = {"params": digest_of(settings), "device": fingerprint(card), "torch": card.torch or "none"}
-    return run_digest(parts, _CODE)[:24]
+    code = [
+        package for package in _CODE if importlib.util.find_spec(package) is not None
+    ]  # a box without torch lacks the nets
+    return run_digest(parts, code)[:24]
 
 
 def _require_same_card(card: DeviceCard, rig: Rig) -> None:

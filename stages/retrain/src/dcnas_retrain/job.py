@@ -11,6 +11,7 @@ from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
 from dcnas_harness.files import sha256_of
 from dcnas_latency.card import device_card
+from dcnas_latency.lock import device_lock
 from dcnas_lineage.collect import collect_provenance
 from dcnas_lineage.inputs import run_digest
 from dcnas_nets.models import build_model
@@ -79,7 +80,8 @@ def train_job(job: Job, out: Path) -> None:
         checkpoints=CheckpointFolder(_checkpoint_folder(job, execution, provenance)),
         label=f"retrain {job.model} seed {job.seed} ({execution.device.type} {execution.precision})",
     )
-    rows = train(run)
+    with device_lock(provenance.device, exclusive=False):  # whoever times this device waits for us, and we for them
+        rows = train(run)
     weights = out / "weights.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_tensors(

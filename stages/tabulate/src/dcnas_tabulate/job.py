@@ -8,13 +8,12 @@ from pathlib import Path
 from dcnas_harness.console import progress
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_harness.files import write_json, write_text
-from dcnas_latency.files import read_profile
 from dcnas_lineage.cells import read_record
 from dcnas_schema.params import Params
 from dcnas_schema.records import EvaluationMetadata
 from dcnas_tabulate.figures import curves, draw_curves, draw_panel
 from dcnas_tabulate.latency_figures import draw_latency
-from dcnas_tabulate.latency_page import latency_csv, latency_markdown, latency_section
+from dcnas_tabulate.latency_page import LatencyResult, latency_csv, latency_markdown, latency_section
 from dcnas_tabulate.layout import Run, layouts
 from dcnas_tabulate.page import footer, write_page
 from dcnas_tabulate.tables import Table, build_table, write_table
@@ -41,6 +40,7 @@ def tabulate(params: Params, records: Path, reference_file: Path, out: Path, pro
     if not reference_file.is_file():
         raise BadInputError(f"{reference_file} does not exist.", remedy=f"run: git checkout {reference_file}")
     runs = read_runs(params, records)
+    shown = None if profile is None else LatencyResult.read(profile)
     confidence = params.tabulate.confidence
     with progress("tabulate", 3) as report:
         tables = [build_table(layout, confidence=confidence, reference_file=reference_file) for layout in layouts(runs)]
@@ -52,7 +52,7 @@ def tabulate(params: Params, records: Path, reference_file: Path, out: Path, pro
         report.update(1, "tables")
         draw_curves(runs, out / "figures", confidence=confidence)
         draw_panel(runs, out / "figures")
-        latency = "" if profile is None else _write_latency(profile, out)
+        latency = "" if shown is None else _write_latency(shown, out)
         report.update(2, "figures")
         write_page(params, runs, tables, out, latency=latency)
         report.update(3, f"{out / 'index.html'}")
@@ -88,13 +88,12 @@ def read_runs(params: Params, records: Path) -> list[Run]:
     return runs
 
 
-def _write_latency(profile: Path, out: Path) -> str:
+def _write_latency(result: LatencyResult, out: Path) -> str:
     """Write the latency profile's summary and figures into `out`; return its section of the page."""
-    entries, metadata = read_profile(profile)
-    write_text(out / "latency.md", latency_markdown(metadata, profile))
-    write_text(out / "latency.csv", latency_csv(metadata))
-    draw_latency(entries, metadata, out / "figures")
-    return latency_section(metadata, profile, out / "figures")
+    write_text(out / "latency.md", latency_markdown(result))
+    write_text(out / "latency.csv", latency_csv(result.metadata))
+    draw_latency(result.entries, result.metadata, out / "figures")
+    return latency_section(result, out / "figures")
 
 
 def _require_same_run(path: Path, metadata: EvaluationMetadata, model: str, seed: int) -> None:

@@ -152,7 +152,7 @@ def width_curves(entries: Sequence[Entry], metadata: ProfileMetadata, theme: str
         labelcolor=THEMES[theme]["ink"],
         fontsize=9.5,
     )
-    figure.tight_layout()
+    figure.subplots_adjust(left=0.05, right=0.985, bottom=0.055, top=0.965, hspace=0.28, wspace=0.22)
     return figure
 
 

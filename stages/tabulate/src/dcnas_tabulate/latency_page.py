@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcnas_harness.files import sha256_of
-from dcnas_schema.latency import GateCheck, ProfileMetadata
+from dcnas_latency.files import read_profile
+from dcnas_schema.latency import Entry, GateCheck, ProfileMetadata
 from dcnas_tabulate.latency_figures import FIGURES
 from dcnas_tabulate.page import card_items, list_html, picture
 
@@ -21,6 +22,22 @@ _SIMULATED = "The device is a formula: these times test the pipeline and say not
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LatencyResult:
+    """A latency profile as read, with the file and its SHA-256."""
+
+    source: Path
+    sha256: str
+    entries: tuple[Entry, ...]
+    metadata: ProfileMetadata
+
+    @classmethod
+    def read(cls, path: Path) -> "LatencyResult":
+        """Return the profile in `path`; raises CorruptArtefactError where it is missing or damaged."""
+        entries, metadata = read_profile(path)
+        return cls(source=path, sha256=sha256_of(path), entries=entries, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
     """A small table of texts; `text_columns` are set left, the others right."""
 
@@ -29,8 +46,9 @@ class Grid:
     text_columns: frozenset[int]
 
 
-def latency_markdown(metadata: ProfileMetadata, source: Path) -> str:
+def latency_markdown(result: LatencyResult) -> str:
     """Return the profile's summary as Markdown: setting, accuracy on held-out nets, plan, noise gate, protocol and device."""
+    metadata = result.metadata
     parts = ["## Latency profile"]
     if banner := noisy_banner(metadata):
         parts.append(f"**{banner}**")
@@ -46,7 +64,7 @@ def latency_markdown(metadata: ProfileMetadata, source: Path) -> str:
         f"### Noise gate: {_verdict(metadata)}",
         _markdown_grid(_gate_grid(metadata)),
         "### How it was measured",
-        _bullets([*_protocol_items(metadata), *_source_items(metadata, source)]),
+        _bullets([*_protocol_items(metadata), *_source_items(result)]),
         f"### Device: {metadata.device.name}",
         _bullets(card_items(metadata.device)),
     ]
@@ -77,8 +95,9 @@ def latency_csv(metadata: ProfileMetadata) -> str:
     return buffer.getvalue()
 
 
-def latency_section(metadata: ProfileMetadata, source: Path, figures: Path) -> str:
+def latency_section(result: LatencyResult, figures: Path) -> str:
     """Return the page's section on the profile, with the figures that stand in the folder `figures` inside."""
+    metadata = result.metadata
     parts = ["<h2 id=latency>Latency profile</h2>"]
     if banner := noisy_banner(metadata):
         parts.append(f"<p class=noisy role=alert>{html.escape(banner)}</p>")
@@ -98,7 +117,7 @@ def latency_section(metadata: ProfileMetadata, source: Path, figures: Path) -> s
         f"<h3>Noise gate: {_verdict(metadata)}</h3>",
         _html_grid(_gate_grid(metadata)),
         "<h3>How the profile was measured</h3>",
-        list_html([*_protocol_items(metadata), *_source_items(metadata, source)]),
+        list_html([*_protocol_items(metadata), *_source_items(result)]),
         f"<h3>The profile's device: {html.escape(metadata.device.name)}</h3>",
         list_html([*card_items(metadata.device), *_state_absences(metadata)]),
     ]
@@ -220,10 +239,10 @@ def _protocol_items(metadata: ProfileMetadata) -> list[tuple[str, str]]:
     ]
 
 
-def _source_items(metadata: ProfileMetadata, source: Path) -> list[tuple[str, str]]:
-    provenance = metadata.provenance
+def _source_items(result: LatencyResult) -> list[tuple[str, str]]:
+    provenance = result.metadata.provenance
     return [
-        ("profile", f"{source.as_posix()}, SHA-256 {sha256_of(source)}"),
+        ("profile", f"{result.source.as_posix()}, SHA-256 {result.sha256}"),
         ("commit", provenance.commit or "not a git checkout"),
         ("changed since the commit", ", ".join(provenance.dirty or ()) or "nothing"),
         ("seed", str(provenance.seed)),

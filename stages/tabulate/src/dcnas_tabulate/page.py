@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dcnas_harness.files import write_text
+from dcnas_lineage.cells import NOISY
 from dcnas_schema.params import Params
 from dcnas_schema.provenance import DeviceCard
-from dcnas_schema.records import EvaluationMetadata
+from dcnas_schema.records import EvaluationMetadata, MeasuredLatency
 from dcnas_tabulate.layout import Run
 from dcnas_tabulate.tables import Table, printed
 
@@ -45,11 +46,17 @@ _READING = (
     "Latency: {latency}. The paper's columns are its own, on its own device (GeForce RTX 3090) and data (MNIST); its latency is not "
     "synchronised."
 )
+_NOISE = (
+    "{mark} Noisy: the device was not left alone while this latency was timed ({reasons}). The record has the counts; to time it again: "
+    "dvc repro --force --single-item evaluate@MODEL-SEED."
+)
 
 
 def footer(params: Params, runs: Sequence[Run]) -> str:
     """Return the notes under every printed table: protocol and device, from the records themselves."""
     lines = [_reading(params, runs), ""]
+    if noise := _noise(runs):
+        lines += [noise, ""]
     lines += [f"Preset {params.preset}. {_data_note(params)}", ""]
     lines += [f"- {line}" for line in _protocol_lines(_any(runs))]
     lines += [f"- device: {_card_line(card)}" for card in _cards(runs)]
@@ -68,6 +75,7 @@ def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out
         f"<h1>dcnas: preset {html.escape(params.preset)}</h1>",
         f"<p class=note>{html.escape(_data_note(params))}</p>",
         f"<p class=note>{html.escape(_reading(params, runs))}</p>",
+        f"<p class=note>{html.escape(noise)}</p>" if (noise := _noise(runs)) else "",
         *(_table_html(table) for table in tables),
         "<h2>Curves over the noise level</h2>",
         picture(out / "figures", "curves", "svg", "PSNR, SSIM and top-1 of every model over the noise level"),
@@ -91,11 +99,27 @@ def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out
 def _reading(params: Params, runs: Sequence[Run]) -> str:
     measured = next((m.latency for run in runs for m in run.metadata if m.latency), None)
     latency = (
-        f"median [5th, 95th percentile] of the wall time of a synchronised pass of a whole batch of {measured.batch}"
+        f"median [5th, 95th percentile] of the wall time of a synchronised pass of a whole batch of {measured.batch}{_rejection(measured)}"
         if measured
         else "not measured (evaluate.latency.measure is off)"
     )
     return _READING.format(confidence=params.tabulate.confidence, size=_any(runs).cost.height, latency=latency)
+
+
+def _rejection(latency: MeasuredLatency) -> str:
+    if latency.canary_band_pct is None:
+        return ""
+    return (
+        f", passes left out that faulted in pages, waited for a processor, or stood beside a reference op more than "
+        f"{latency.canary_band_pct:g}% slower than its best"
+    )
+
+
+def _noise(runs: Sequence[Run]) -> str:
+    """Return what the mark of a noisy latency means, with the reasons that the records give; empty where none is noisy."""
+    latencies = [metadata.latency for run in runs for metadata in run.metadata if metadata.latency]
+    reasons = sorted({reason for latency in latencies for reason in latency.noise})
+    return _NOISE.format(mark=NOISY, reasons="; ".join(reasons)) if reasons else ""
 
 
 def _data_note(params: Params) -> str:

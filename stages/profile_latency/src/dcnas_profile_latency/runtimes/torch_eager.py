@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from dcnas_latency.rig import Subject
 from dcnas_latency.timers import Cache, Program, Timer, choose_timer
 from dcnas_nets.blocks import build_part, part_inputs
-from dcnas_nets.space import SpaceNet, build_space_net
+from dcnas_nets.space import SpaceNet
 from dcnas_profile_latency.runtimes import DeviceKind
 from dcnas_schema.latency import LatencySetting, Runtime
 
 SEED = 0
-"""Of weights and inputs; time does not depend on their values."""
+"""Of inputs; time does not depend on their values."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,12 +105,16 @@ class TorchEager:
             torch.cuda.empty_cache()
 
     def _module(self, subject: Subject) -> nn.Module:
-        if subject.kind is not None:
-            assert subject.genotype is not None
-            return build_space_net(subject.kind, subject.genotype, classes=self.setting.classes, seed=SEED)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            return build_part(subject.parts[0])
+        # Random weights are most of what making a net costs, and time does not depend on them.
+        with torch.device("meta"):
+            if subject.kind is None:
+                module = build_part(subject.parts[0])
+            else:
+                assert subject.genotype is not None
+                module = SpaceNet(subject.kind, subject.genotype, classes=self.setting.classes)
+        module = module.to_empty(device="cpu")
+        _fill(module)
+        return module
 
     def _inputs(self, subject: Subject) -> tuple[Tensor, ...]:
         setting = self.setting
@@ -122,6 +126,19 @@ class TorchEager:
         inputs = part_inputs(part, setting.batch, device=self.device, seed=SEED)
         cast = setting.precision == "bf16" and part.key.part != "first_stem"  # the image alone comes in fp32
         return tuple(x.bfloat16() for x in inputs) if cast else inputs
+
+
+def _fill(module: nn.Module) -> None:
+    """Give every weight a plain value: layers average their inputs, so that no activation is ever infinite or subnormal."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_parameters()
+            assert layer.bias is not None
+            nn.init.constant_(layer.bias, 0.5)
+        elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 def _cast_weights(module: nn.Module) -> None:

@@ -1,0 +1,199 @@
+"""The latency of one call: samples beside a slow canary are left out, and whatever still spoils the figure is said beside it."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from dcnas_latency.bystanders import Bystanders
+from dcnas_latency.canary import Canary, choose_canary
+from dcnas_latency.profile import best_of
+from dcnas_latency.rig import RigSample
+from dcnas_latency.samples import LEAST_KEPT, rejection
+from dcnas_latency.timers import Program, Sample, Timer, choose_timer
+from dcnas_latency.watch import Seen, Watch
+from dcnas_schema.provenance import DeviceState
+
+if TYPE_CHECKING:
+    import torch
+
+WARM_CALLS = 1
+"""Untimed calls right before each timed one: the canary between them has taken the cache."""
+_MOST_ROUNDS = 3
+_MOST_SETTLING_CALLS = 10
+"""Until what the allocator keeps fits; see `timers.thread_environment`."""
+_MOST_OTHERS_PCT = 5.0
+_LEAST_WATCHED_S = 1.0
+"""The kernel counts processor time in ticks of 10 ms: the others' share of a shorter time would be a guess."""
+
+Context = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallPlan:
+    """How many samples are taken, and which are believed."""
+
+    warmup: int
+    """Calls before timing."""
+    repeats: int
+    """Timed calls; once or twice as many again where fewer than `LEAST_KEPT` are accepted."""
+    canary_band_pct: float
+    """Samples whose canary is further than this above the session's best are rejected."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallTiming:
+    """What the samples of one program make, in ms: of the accepted ones, or of the quieter half of all where too few were."""
+
+    median_ms: float
+    p5_ms: float
+    p95_ms: float
+    """Of the wall time until the result was there."""
+    device_median_ms: float | None
+    """Of the time on the device, the whole call queued before it began; `None` on a CPU, or where that never succeeded."""
+    raw: int
+    kept: int
+    """Samples taken and accepted; `kept` below `LEAST_KEPT` tells that the quieter half had to do."""
+    rejected: dict[str, int]
+    """Samples rejected, by reason."""
+    canary_reference_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MeasuredCall:
+    """A timing with the state that the device was in."""
+
+    timing: CallTiming
+    before: DeviceState
+    after: DeviceState
+    others_pct: float | None
+    """Share of all processors' time that other programs took; `None` where the system does not tell, or it was over in a second."""
+    noise: tuple[str, ...]
+    """Why the figure is not to be believed; empty where it is."""
+
+
+class _Taken(NamedTuple):
+    sample: Sample
+    judged: RigSample
+    """The same sample with its canary, as rejection takes it."""
+
+
+def measure_call(
+    program: Program, device: "torch.device | str", plan: CallPlan, *, context: Context = nullcontext
+) -> MeasuredCall:
+    """
+    Time `program` on `device`; the caller holds the device's lock, exclusively.
+
+    Args:
+        context: Makes what the program runs in, such as inference mode; the canary, whose time must not depend on it, runs outside.
+
+    Raises:
+        UnfitEnvironmentError: The GPU does not answer any more.
+    """
+    timer, canary = choose_timer(device), choose_canary(device, runtime="torch_eager")
+    others, began = Bystanders(), time.monotonic()
+    with Watch(device) as watch:
+        timing = time_program(program, timer, canary, plan, context=context)
+        share = others.share() if time.monotonic() - began >= _LEAST_WATCHED_S else None
+    states = watch.states
+    others_pct = None if share is None else round(100 * share, 2)
+    return MeasuredCall(
+        timing=timing,
+        before=states[0][1],
+        after=states[-1][1],
+        others_pct=others_pct,
+        noise=_noise(timing, watch.seen(), others_pct),
+    )
+
+
+def time_program(
+    program: Program, timer: Timer, canary: Canary, plan: CallPlan, *, context: Context = nullcontext
+) -> CallTiming:
+    """Warm `program` up, then time it between canaries until enough samples are accepted or the plan is spent thrice over."""
+    with context():
+        faults_tell = _warm_up(program, timer, plan.warmup)
+    taken: list[_Taken] = []
+    canaries = [canary.sample()]
+    for _ in range(_MOST_ROUNDS):
+        for _ in range(plan.repeats):
+            with context():
+                for _ in range(WARM_CALLS):
+                    program.run()
+                sample = timer.sample(program)
+            canaries.append(canary.sample())
+            taken.append(_Taken(sample, _judged(sample, max(canaries[-2:]), faults_tell=faults_tell)))
+        reference = best_of(canaries)
+        kept, rejected = _accept(taken, reference_ms=reference, band_pct=plan.canary_band_pct)
+        if len(kept) >= LEAST_KEPT:
+            break
+    used = kept if len(kept) >= LEAST_KEPT else _quieter_half(taken)
+    wall = np.array([sample.wall_ms for sample, _ in used])
+    device = [sample.total_ms for sample, _ in used if sample.launches_hidden]
+    low, median, high = np.quantile(wall, (0.05, 0.5, 0.95))
+    return CallTiming(
+        median_ms=float(median),
+        p5_ms=float(low),
+        p95_ms=float(high),
+        device_median_ms=float(np.median(device)) if device else None,
+        raw=len(taken),
+        kept=len(kept),
+        rejected=dict(sorted(rejected.items())),
+        canary_reference_ms=reference,
+    )
+
+
+def _warm_up(program: Program, timer: Timer, calls: int) -> bool:
+    """
+    Run `calls` times, then on until a call faults in no page; return whether one did.
+
+    Where none does, this process's allocator gives memory back after every call: its faults then tell nothing of the machine.
+    """
+    for _ in range(calls):
+        program.run()
+    return any(timer.sample(program).page_faults == 0 for _ in range(_MOST_SETTLING_CALLS))
+
+
+def _judged(sample: Sample, canary_ms: float, *, faults_tell: bool) -> RigSample:
+    return RigSample(
+        subject=0,
+        build=0,
+        round=0,
+        total_ms=sample.total_ms,
+        part_ms=(),
+        canary_ms=canary_ms,
+        page_faults=sample.page_faults if faults_tell else 0,
+        run_delay_ms=sample.run_delay_ms,
+        wall_ms=sample.wall_ms,
+        enqueue_ms=sample.enqueue_ms,
+    )
+
+
+def _accept(taken: Sequence[_Taken], *, reference_ms: float, band_pct: float) -> tuple[list[_Taken], Counter[str]]:
+    kept: list[_Taken] = []
+    rejected: Counter[str] = Counter()
+    for one in taken:
+        reason = rejection(one.judged, reference_ms=reference_ms, band_pct=band_pct)
+        if reason is None:
+            kept.append(one)
+        else:
+            rejected[reason] += 1
+    return kept, rejected
+
+
+def _quieter_half(taken: Sequence[_Taken]) -> Sequence[_Taken]:
+    """Return the samples beside the faster canaries."""
+    return sorted(taken, key=lambda one: one.judged.canary_ms)[: -(-len(taken) // 2)]
+
+
+def _noise(timing: CallTiming, seen: Seen, others_pct: float | None) -> tuple[str, ...]:
+    reasons = {
+        f"fewer than {LEAST_KEPT} samples accepted": timing.kept < LEAST_KEPT,
+        "other programs took processor time": others_pct is not None and others_pct > _MOST_OTHERS_PCT,
+        "the device was slowed": bool(seen.throttled),
+        "other processes on the GPU": bool(seen.other_processes),
+    }
+    return tuple(reason for reason, holds in reasons.items() if holds)

@@ -1,0 +1,77 @@
+"""The latency of a trained model, timed while no other program of this pipeline uses the device."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dcnas_latency.call import WARM_CALLS, CallPlan, measure_call
+from dcnas_latency.lock import device_lock
+from dcnas_nets.models import Output, SceneModel, example_input
+from dcnas_schema.params import LatencyParams
+from dcnas_schema.provenance import DeviceCard
+from dcnas_schema.records import MeasuredLatency
+from dcnas_training.execution import Execution
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pass:
+    """One forward pass of a whole batch."""
+
+    model: SceneModel
+    image: Tensor
+    corners: Tensor
+
+    def run(self) -> Output:
+        """Run it; on CUDA it returns before the device is done."""
+        output: Output = self.model(self.image, self.corners)
+        return output
+
+
+def measure_latency(
+    model: SceneModel, execution: Execution, card: DeviceCard, params: LatencyParams, *, image_size: int
+) -> MeasuredLatency:
+    """
+    Time `model`, which is in eval mode on its device, on random images of `image_size` by `image_size` pixels.
+
+    Waits until it has the device of `card` to itself.
+    """
+    device = execution.device
+    image, corners = example_input(params.batch, image_size, image_size, device)
+    image.normal_(generator=torch.Generator(device).manual_seed(0))
+    one_pass = _Pass(model=model, image=image.contiguous(memory_format=execution.torch_format), corners=corners)
+    plan = CallPlan(warmup=params.warmup, repeats=params.repeats, canary_band_pct=params.canary_band_pct)
+
+    @contextmanager
+    def inference() -> Iterator[None]:
+        with torch.inference_mode(), execution.autocast():
+            yield
+
+    with device_lock(card, exclusive=True):
+        found = measure_call(one_pass, device, plan, context=inference)
+    timing = found.timing
+    return MeasuredLatency(
+        batch=params.batch,
+        height=image_size,
+        width=image_size,
+        precision=execution.precision,
+        memory_format=execution.memory_format,
+        warmup=params.warmup,
+        warm_calls=WARM_CALLS,
+        repeats=params.repeats,
+        median_ms=timing.median_ms,
+        p5_ms=timing.p5_ms,
+        p95_ms=timing.p95_ms,
+        device_median_ms=timing.device_median_ms,
+        raw=timing.raw,
+        kept=timing.kept,
+        rejected=timing.rejected,
+        canary_band_pct=params.canary_band_pct,
+        canary_reference_ms=timing.canary_reference_ms,
+        others_pct=found.others_pct,
+        noise=found.noise,
+        before=found.before,
+        after=found.after,
+    )

@@ -1,0 +1,160 @@
+"""The predictor: its calibration is robust, its interval holds what it promises, and its errors are counted as defined."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dcnas_latency.predictor import Predictor, accuracy_of, calibrate
+from dcnas_latency.table import LatencyKeyMissingError, LookupTable
+from dcnas_schema.genotype import parts_of, uniform_genotype
+from dcnas_schema.latency import Calibration, NetTiming
+from dcnas_schema.space import NET_KINDS, NetKind
+
+GENOTYPE = uniform_genotype("k3_e3", 3)
+SCALE: dict[NetKind, float] = {"c_nas": 0.95, "d_nas": 1.1, "dc_nas": 1.0}
+OVERHEAD_MS: dict[NetKind, float] = {"c_nas": 0.5, "d_nas": -0.2, "dc_nas": 2.0}
+Sums = dict[NetKind, np.ndarray]
+
+
+def drawn(generator: np.random.Generator, nets: int, spread: float) -> tuple[Sums, Sums]:
+    """Return sums over the table in ms and what was measured, which is off the true line by a relative error."""
+    sums: Sums = {kind: generator.uniform(10, 40, nets) for kind in NET_KINDS}
+    measured = {
+        kind: (SCALE[kind] * x + OVERHEAD_MS[kind]) * (1 + spread * generator.standard_normal(nets))
+        for kind, x in sums.items()
+    }
+    return sums, measured
+
+
+def fitted(sums: Sums, measured: Sums, confidence: float = 0.95) -> Calibration:
+    """Return the calibration."""
+    return calibrate(
+        {kind: x.tolist() for kind, x in sums.items()},
+        {kind: y.tolist() for kind, y in measured.items()},
+        confidence=confidence,
+    )
+
+
+def timing(measured_ms: float, predicted_ms: float, *, half: float = 0.5, table_ms: float = 1.0) -> NetTiming:
+    """Return a net's timing with an interval of `half` ms to both sides of the prediction."""
+    return NetTiming(
+        kind="c_nas",
+        genotype=GENOTYPE,
+        use="held_out",
+        measured_ms=measured_ms,
+        low_ms=measured_ms,
+        high_ms=measured_ms,
+        kept=6,
+        table_ms=table_ms,
+        predicted_ms=predicted_ms,
+        predicted_low_ms=predicted_ms - half,
+        predicted_high_ms=predicted_ms + half,
+    )
+
+
+def random() -> np.random.Generator:
+    """Return a generator."""
+    return np.random.Generator(np.random.PCG64(7))
+
+
+def test_the_calibration_finds_scale_and_overhead_of_each_kind() -> None:
+    """Without errors both come out exactly, and the interval has no width."""
+    fit = fitted(*drawn(random(), 4, 0.0))
+    assert fit.scale == pytest.approx(SCALE)
+    assert fit.overhead_ms == pytest.approx(OVERHEAD_MS)
+    assert fit.interval_pct == pytest.approx(0.0, abs=1e-6)
+    assert fit.fitted_on == 12
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 3.0, 10.0])
+def test_one_wild_net_does_not_move_the_fit(factor: float) -> None:
+    """A net measured at half or ten times its latency moves no prediction by more than a single net's noise, but widens the interval."""
+    sums, measured = drawn(random(), 20, 0.002)
+    calm = fitted(sums, measured)
+    measured["d_nas"][3] *= factor
+    wild = fitted(sums, measured)
+    for x in (10.0, 25.0, 40.0):
+        before, after = (fit.scale["d_nas"] * x + fit.overhead_ms["d_nas"] for fit in (calm, wild))
+        assert after == pytest.approx(before, rel=0.002)
+    assert (wild.scale["c_nas"], wild.overhead_ms["c_nas"]) == (calm.scale["c_nas"], calm.overhead_ms["c_nas"])
+    assert wild.interval_pct > 10 * calm.interval_pct
+
+
+def test_the_fit_weighs_relative_errors() -> None:
+    """Small nets count as much as large ones: a plain least-squares line would let the large ones decide the overhead."""
+    x = np.array([1.0, 2.0, 4.0, 100.0, 200.0, 400.0])
+    y = (1.0 * x + 1.0) * np.array([1.0, 1.0, 1.0, 1.02, 0.98, 1.02])
+    sums: Sums = dict.fromkeys(NET_KINDS, x)
+    fit = fitted(sums, dict.fromkeys(NET_KINDS, y))
+    assert fit.overhead_ms["c_nas"] == pytest.approx(1.0, abs=0.1)
+    assert abs(float(np.polyfit(x, y, 1)[1]) - 1.0) > 0.5
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+@pytest.mark.parametrize("nets", [4, 20])
+def test_the_interval_holds_what_it_promises(confidence: float, nets: int) -> None:
+    """Over many calibrations on a few or on many nets, about the promised share of further nets lies inside."""
+    generator, inside = random(), []
+    for _ in range(40):
+        fit = fitted(*drawn(generator, nets, 0.02), confidence)
+        for kind in NET_KINDS:
+            x = generator.uniform(10, 40, 50)
+            y = (SCALE[kind] * x + OVERHEAD_MS[kind]) * (1 + 0.02 * generator.standard_normal(50))
+            predicted = fit.scale[kind] * x + fit.overhead_ms[kind]
+            inside.append(np.abs(y - predicted) <= predicted * fit.interval_pct / 100)
+    assert float(np.mean(inside)) == pytest.approx(confidence, abs=0.035)
+
+
+def test_too_few_nets_to_fit_are_a_bug() -> None:
+    """Two nets cannot tell a line from its errors; the parameters ask for four."""
+    with pytest.raises(AssertionError, match="2 nets cannot fit"):
+        fitted(*drawn(random(), 2, 0.0))
+
+
+def test_a_prediction_is_the_calibrated_sum_with_its_interval() -> None:
+    """Scale and overhead are those of the net's own kind, and the interval is a share of the prediction."""
+    parts = parts_of("c_nas", GENOTYPE, height=64, width=64, classes=10)
+    table = LookupTable(dict.fromkeys(parts, 0.25), modulus=8)
+    fit = Calibration(
+        scale=SCALE, overhead_ms=OVERHEAD_MS, spread_pct=1.0, interval_pct=4.0, confidence=0.95, fitted_on=12
+    )
+    predictor = Predictor(table, fit)
+    found = predictor.predict("c_nas", parts)
+    assert found.ms == pytest.approx(0.95 * 0.25 * len(parts) + 0.5)
+    assert (found.low_ms, found.high_ms) == pytest.approx((0.96 * found.ms, 1.04 * found.ms))
+    assert predictor.predict("dc_nas", parts).ms == pytest.approx(0.25 * len(parts) + 2.0)
+    with pytest.raises(LatencyKeyMissingError, match="decoder"):
+        predictor.predict("d_nas", parts_of("d_nas", GENOTYPE, height=64, width=64, classes=10))
+
+
+def test_the_errors_of_a_predictor_are_those_worked_out_by_hand() -> None:
+    """Four nets of 10 ms off by +2, -4, +8 and -20 %."""
+    nets = [timing(10.0, predicted, half=0.5, table_ms=9.0) for predicted in (10.2, 9.6, 10.8, 8.0)]
+    found = accuracy_of("c_nas", nets)
+    assert found.nets == 4
+    assert found.mape_pct == pytest.approx(8.5)
+    assert found.bias_pct == pytest.approx(-3.5)
+    assert found.worst_pct == pytest.approx(20.0)
+    assert found.table_mape_pct == pytest.approx(10.0)
+    assert (found.within_5_pct, found.within_10_pct) == (50.0, 75.0)
+    assert found.inside_interval_pct == 50.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_rank_correlations_are_those_of_scipy(seed: int) -> None:
+    """Spearman and Kendall agree with an independent implementation."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    measured = generator.uniform(5, 10, 12)
+    predicted = measured + generator.standard_normal(12)
+    found = accuracy_of("c_nas", [timing(float(m), float(p)) for m, p in zip(measured, predicted, strict=True)])
+    assert found.spearman == pytest.approx(stats.spearmanr(measured, predicted).statistic)
+    assert found.kendall == pytest.approx(stats.kendalltau(measured, predicted).statistic)
+
+
+@pytest.mark.parametrize("nets", [1, 3])
+def test_nets_that_cannot_be_ranked_have_no_correlation(nets: int) -> None:
+    """One net, or nets that are all alike, give 0 rather than no number."""
+    found: Any = accuracy_of("c_nas", [timing(10.0, 10.0)] * nets)
+    assert (found.spearman, found.kendall) == (0.0, 0.0)

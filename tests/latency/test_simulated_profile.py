@@ -1,0 +1,323 @@
+"""The whole profiler against a device whose truth is known: predictions, alignment, rejection, and going on after an interruption."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dcnas_latency.profile import NetSample, Profile, Profiler, best_of
+from dcnas_latency.rig import RigSample, Subject
+from dcnas_latency.simulated import Law, SimulatedRig, part_ms, true_ms
+from dcnas_latency.store import SampleStore
+from dcnas_schema.keys import Part
+from dcnas_schema.latency import LatencySetting
+from dcnas_schema.params import Params, ProfileLatencyParams, load_params
+from dcnas_schema.sampling import random_genotype
+from dcnas_schema.space import NET_KINDS, OP_SETS
+
+PRESETS = Path(__file__).resolve().parents[2] / "presets"
+SMALL = {"ops": 4, "image_size": 224, "fit_nets": 5, "held_out_nets": 6, "generations": 3}
+NOISY = Law(noise=0.005, overlap=0.06, modulus_gain=0.08)
+
+
+@dataclass(kw_only=True, slots=True)
+class Rig(SimulatedRig):
+    """A simulated device that is disturbed further, notes which rounds it was asked for, and may be interrupted."""
+
+    disturb: Callable[[int, RigSample], RigSample] = lambda _, sample: sample
+    """Takes the number of the phase, from 1, and a sample."""
+    stop_in: tuple[int, int, int] | None = None
+    """Phase, round and build in whose middle Ctrl-C comes."""
+    phase: int = 0
+    asked: list[tuple[int, int, int]] = field(default_factory=list)
+    """Phase, round and build of every turn."""
+
+    def load(self, subjects: Any) -> None:
+        """Begin a phase."""
+        self.phase += 1
+        self.subjects = subjects
+
+    def sample(self, build: int, *, round: int, marked: bool, order: Any) -> list[RigSample]:
+        """Return disturbed samples, or be interrupted in the second turn of a round."""
+        if (self.phase, round, build) == self.stop_in and self.stop_in in self.asked:
+            raise KeyboardInterrupt
+        self.asked.append((self.phase, round, build))
+        # not super(): a dataclass with slots is made anew, and super() would look in the class from before
+        samples = SimulatedRig.sample(self, build, round=round, marked=marked, order=order)
+        return [self.disturb(self.phase, sample) for sample in samples]
+
+
+@cache
+def preset(name: str) -> Params:
+    """Return a stored preset."""
+    return load_params(PRESETS / f"{name}.yaml")
+
+
+def params(changes: dict[str, Any] | None = None, *, base: str = "smoke") -> ProfileLatencyParams:
+    """Return the parameters of a small profile, or with the plan of another preset."""
+    section = preset(base).profile_latency
+    small = SMALL if base == "smoke" else {}
+    return section.model_copy(update={"runtime": "simulated", **small, **(changes or {})})
+
+
+def profiled(
+    rig: SimulatedRig,
+    section: ProfileLatencyParams | None = None,
+    *,
+    folder: Path | None = None,
+    learn: Callable[..., float] = best_of,
+) -> Profile:
+    """Return the profile of a simulated device, with genotypes drawn by the parameters' seed."""
+    section = section or params()
+    random = np.random.Generator(np.random.PCG64([section.seed, 2]))
+    nets = [random_genotype(random, ops=OP_SETS[section.ops]) for _ in range(section.fit_nets + section.held_out_nets)]
+    setting = LatencySetting(
+        runtime="simulated",
+        batch=1,
+        precision="fp32",
+        memory_format="contiguous",
+        height=section.image_size,
+        width=section.image_size,
+        classes=section.classes,
+        threads=1,
+    )
+    profiler = Profiler(
+        rig=rig,
+        setting=setting,
+        params=section,
+        store=SampleStore(folder=folder),
+        learn_canary=learn,
+    )
+    return profiler.run(NetSample(fit=nets[: section.fit_nets], held_out=nets[section.fit_nets :]))
+
+
+def errors_pct(profile: Profile, law: Law) -> np.ndarray:
+    """Return by how much the predictions of held-out nets are off what the law says, in per cent."""
+    held_out = [net for net in profile.nets if net.use == "held_out"]
+    setting = {"height": 224, "width": 224, "classes": 100}
+    truth = [true_ms(Subject(kind=n.kind, parts=_parts(n, **setting), genotype=n.genotype), law) for n in held_out]
+    return np.array([100 * (n.predicted_ms / ms - 1) for n, ms in zip(held_out, truth, strict=True)])
+
+
+def _parts(net: Any, **setting: int) -> tuple[Part, ...]:
+    from dcnas_schema.genotype import parts_of
+
+    return parts_of(net.kind, net.genotype, **setting)
+
+
+@pytest.fixture(scope="module")
+def full() -> Profile:
+    """The profile of the eight-op space with the plan of the paper preset, few rounds and nets, on a noisy device."""
+    changes = {"rounds": 3, "fit_nets": 6, "held_out_nets": 10}
+    return profiled(SimulatedRig(law=NOISY), params(changes, base="paper"))
+
+
+def test_nets_of_each_kind_are_predicted_within_half_a_per_cent(full: Profile) -> None:
+    """Injected costs, overlap, steps at multiples of 16 and noise of half a per cent: every held-out net is hit."""
+    assert np.abs(errors_pct(full, NOISY)).max() < 0.5
+    for kind, found in zip(NET_KINDS, full.accuracy, strict=True):
+        assert (found.kind, found.nets) == (kind, 10)
+        assert found.worst_pct < 0.5
+        assert found.spearman > 0.99
+
+
+def test_the_plan_of_the_paper_preset_needs_at_most_800_entries(full: Profile) -> None:
+    """Of 2,802 widths fewer than 800 are measured, and at held-out ones the table is off by less than 1 %."""
+    assert full.plan.entries <= 800
+    assert full.plan.entries == sum(entry.role == "plan" for entry in full.entries)
+    assert full.plan.held_out == 60
+    assert full.plan.mean_error_pct < 0.5
+    assert full.plan.worst_error_pct < 2.0
+
+
+def test_the_steps_of_the_device_are_reported(full: Profile) -> None:
+    """The modulus is that of the law, and its gain that of the blocks' arithmetic, about 8 % less the launches."""
+    assert full.plan.modulus == 16
+    assert 6.0 < full.plan.modulus_gain_pct < 8.5
+
+
+def test_held_out_points_are_no_points_of_the_plan(full: Profile) -> None:
+    """No key and width has two entries, whatever its role; blocks that only filled a net have none."""
+    names = [(entry.key, entry.mid_channels) for entry in full.entries]
+    assert len(set(names)) == len(names)
+    assert all(entry.key.part == "block" for entry in full.entries if entry.role == "held_out")
+
+
+def test_entries_hold_what_a_part_costs_inside_a_net(full: Profile) -> None:
+    """Each is the law's cost less the overlap, stems, head and decoder included, with the truth inside or near its interval."""
+    inside = []
+    for entry in full.entries:
+        truth = part_ms(Part(entry.key, entry.mid_channels), NOISY) * (1 - NOISY.overlap)
+        assert entry.median_ms == pytest.approx(truth, rel=0.02)
+        assert entry.min_ms <= entry.low_ms <= entry.median_ms <= entry.high_ms
+        assert (entry.raw, entry.kept) == (entry.kept, entry.raw)
+        inside.append(entry.low_ms <= truth <= entry.high_ms)
+    assert np.mean(inside) > 0.7  # three rounds: the extremes of three hold the median in three of four
+    fixed = {entry.key.part for entry in full.entries if entry.mid_channels is None}
+    assert fixed == {"first_stem", "second_stem", "feature_mix", "head", "decoder"}
+
+
+@pytest.mark.parametrize(
+    ("law", "modulus"),
+    [
+        (Law(modulus=32, noise=0.01), 32),
+        (Law(modulus_gain=0.0, noise=0.01), 8),
+        (Law(modulus_gain=0.0), 8),
+    ],
+    ids=["steps of 32", "no steps, noisy", "no steps"],
+)
+def test_other_devices_are_predicted_too(law: Law, modulus: int) -> None:
+    """Steps at multiples of 32 are found, none are seen where there are none, and either way nets are predicted."""
+    found = profiled(SimulatedRig(law=law), params({"rounds": 6}))
+    assert found.plan.modulus == modulus
+    assert np.abs(errors_pct(found, law)).max() < 0.5
+
+
+def test_a_runtime_that_times_parts_alone_is_calibrated() -> None:
+    """Parts timed one by one sum to 11 % too much for a net that hides a tenth of their time; the calibration takes that up."""
+    law = Law(overlap=0.1, noise=0.002)
+    found = profiled(SimulatedRig(law=law, in_context=False))
+    assert np.abs(errors_pct(found, law)).max() < 0.5
+    assert min(one.table_mape_pct for one in found.accuracy) > 9.0
+    for entry in found.entries:
+        assert entry.median_ms == pytest.approx(part_ms(Part(entry.key, entry.mid_channels), law), rel=0.01)
+    assert sum(entry.mid_channels is None for entry in found.entries) == 8
+
+
+def test_disturbed_samples_do_not_reach_the_figures() -> None:
+    """With every fifth sample at half speed, seen by the canary, and some more unseen, predictions stay; what was rejected is told."""
+    law = Law(contention=0.2, hidden_contention=0.1, noise=0.002)
+    found = profiled(SimulatedRig(law=law), params({"rounds": 8}))
+    assert np.abs(errors_pct(found, law)).mean() < 0.5
+    raw, kept = (sum(getattr(entry, name) for entry in found.entries) for name in ("raw", "kept"))
+    assert kept / raw == pytest.approx(0.8, abs=0.03)
+    assert set(found.rejected) == {"canary"}
+
+
+def graded(_: int, sample: RigSample) -> RigSample:
+    """Slow everything by a tenth more in each round, the canary too."""
+    return slowed(sample, 1 + 0.1 * sample.round, canary=True)
+
+
+def slowed(sample: RigSample, factor: float, *, canary: bool = False) -> RigSample:
+    """Return a sample that took `factor` as long."""
+    return replace(
+        sample,
+        total_ms=sample.total_ms * factor,
+        part_ms=tuple(ms * factor for ms in sample.part_ms),
+        canary_ms=sample.canary_ms * (factor if canary else 1.0),
+    )
+
+
+def test_where_too_few_samples_are_accepted_the_quieter_half_stands() -> None:
+    """Two of eight samples lie in the band: the four with the best canary make the figure, and `kept` says that two were accepted."""
+    found = profiled(Rig(law=Law(), disturb=graded), params({"rounds": 4, "canary_band_pct": 5.0}))
+    for entry in found.entries:
+        truth = part_ms(Part(entry.key, entry.mid_channels), Law()) * (1 - Law().overlap)
+        if entry.raw == 8:
+            assert entry.kept == 2
+            assert entry.median_ms == pytest.approx(1.05 * truth)
+    assert {net.kept for net in found.nets} == {2}
+    assert found.rejected["canary"] > 0
+
+
+def test_the_quieter_half_is_chosen_by_the_canary_alone() -> None:
+    """Where all canaries are equally bad, the samples taken are not the fastest ones: that would be a bias."""
+
+    def by_round(_: int, sample: RigSample) -> RigSample:
+        return slowed(sample, (1.3, 1.1, 1.2, 1.0)[sample.round])
+
+    section = params({"rounds": 4, "builds": 1})
+    found = profiled(Rig(law=Law(), builds=1, disturb=by_round), section, learn=lambda _: 0.1)
+    assert {net.kept for net in found.nets} == {0}
+    law = Law()
+    for net in found.nets:
+        parts = _parts(net, height=224, width=224, classes=100)
+        truth = true_ms(Subject(kind=net.kind, parts=parts, genotype=None), law)
+        assert net.measured_ms == pytest.approx(1.2 * truth)  # the first two of four
+
+
+def test_few_samples_that_were_all_accepted_are_all_used() -> None:
+    """Three rounds of one build: the median of the three, not the quietest one."""
+
+    def by_round(_: int, sample: RigSample) -> RigSample:
+        return slowed(sample, (1.0, 1.2, 1.1)[sample.round])
+
+    found = profiled(Rig(law=Law(), builds=1, disturb=by_round), params({"rounds": 3, "builds": 1}))
+    for net in found.nets:
+        parts = _parts(net, height=224, width=224, classes=100)
+        truth = true_ms(Subject(kind=net.kind, parts=parts, genotype=None), Law())
+        assert net.measured_ms == pytest.approx(1.1 * truth)
+        assert net.kept == 3
+
+
+def test_the_same_seed_gives_the_same_profile() -> None:
+    """Two runs agree in every figure; another seed draws other nets and points."""
+    first, second, other = (
+        profiled(SimulatedRig(law=NOISY, seed=seed), params({"seed": seed, "generations": 1})) for seed in (3, 3, 4)
+    )
+    assert first == second
+    assert first.nets[0].genotype != other.nets[0].genotype
+    assert {e.mid_channels for e in first.entries if e.role == "held_out"} != {
+        e.mid_channels for e in other.entries if e.role == "held_out"
+    }
+
+
+def remembering() -> Callable[..., float]:
+    """Return what learns a canary reference as a machine does that remembers its best time over all sessions."""
+    known: list[float] = []
+
+    def learn(times_ms: Any) -> float:
+        known.append(best_of(times_ms))
+        return min(known)
+
+    return learn
+
+
+def calmer_later(phase: int, sample: RigSample) -> RigSample:
+    """Disturb the first two phases, beyond what the canary's band allows beside the calmer ones after them."""
+    return slowed(sample, 1.2 if phase <= 2 else 1.0, canary=True)
+
+
+def test_an_interrupted_profile_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    """
+    Ctrl-C in the middle of a round of the final phase: finished rounds are not measured again, and the result is the undisturbed run's.
+
+    The machine remembers its best canary time between the runs, which must not change what the scouting rounds decided.
+    """
+    section, law = params({"rounds": 3, "tolerance_pct": 0.5}), Law(noise=0.01)
+    whole = Rig(law=law, disturb=calmer_later)
+    expected = profiled(whole, section, learn=remembering())
+    learn = remembering()
+    broken = Rig(law=law, disturb=calmer_later, stop_in=(whole.phase, 1, 1))
+    with pytest.raises(KeyboardInterrupt):
+        profiled(broken, section, folder=tmp_path, learn=learn)
+    again = Rig(law=law, disturb=calmer_later, phase=whole.phase - 1)  # what it still measures is the last phase
+    found = profiled(again, section, folder=tmp_path, learn=learn)
+    assert set(again.asked) == {(whole.phase, *rest) for rest in ((1, 1), (2, 0), (2, 1))}
+    assert found == expected
+
+
+def test_samples_of_other_subjects_are_never_taken_from_the_store(tmp_path: Path) -> None:
+    """A folder with finished rounds of another plan does not lend them: a sample would be booked to the wrong part."""
+    other, section = params({"held_out_widths": 20, "generations": 1}), params({"generations": 1})
+    law = Law(noise=0.005)
+    profiled(Rig(law=law), other, folder=tmp_path)
+    assert profiled(Rig(law=law), section, folder=tmp_path) == profiled(Rig(law=law), section)
+
+
+@pytest.mark.parametrize("text", ["", "[{", "[1]", '{"a": 1}', '[{"subject": 0}]', "null"])
+def test_a_damaged_stored_round_is_measured_again(tmp_path: Path, text: str) -> None:
+    """Whatever stands in the file of a round, it is not believed and not an error."""
+    store = SampleStore(folder=tmp_path)
+    store.write("final", 0, 1, [])
+    (file,) = tmp_path.iterdir()
+    assert store.read("final", 0, 1) == []
+    file.write_text(text)
+    assert store.read("final", 0, 1) is None
+    assert store.read("final", 1, 1) is None
+    assert SampleStore(folder=None).read("final", 0, 1) is None
