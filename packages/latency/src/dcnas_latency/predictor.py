@@ -119,7 +119,7 @@ def _huber_line(x: Floats, y: Floats) -> tuple[float, float]:
     solution: Floats = np.zeros(2)
     for _ in range(_ITERATIONS):
         root = np.sqrt(weights)
-        solution, *_ = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)
+        solution = np.asarray(np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0], dtype=np.float64)
         off: Floats = np.abs(design @ solution - target)
         limit = _HUBER * max(_robust_sd(off), 1e-12)
         weights = np.minimum(np.ones_like(y), limit / np.maximum(off, 1e-15))
