@@ -90,8 +90,9 @@ def compare_profiles(first: Path, second: Path, out: Path) -> None:
         )
     print("\n".join(["", "ratios B / A:", *_indented(ratio_lines(parts, nets))]))
     stem = out.with_suffix("") if out.suffix in (".png", ".svg", ".parquet") else out
+    figure = picture(a, b, parts, nets)
     for path in (stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")):
-        save_figure(picture(a, b, parts, nets), path)
+        save_figure(figure, path)
         print(f"picture: {path}")
 
 

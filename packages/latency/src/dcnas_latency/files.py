@@ -7,8 +7,13 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
+from dcnas_latency.plan import curves_of
+from dcnas_latency.table import LookupTable
+from dcnas_schema.genotype import parts_of, uniform_genotype
+from dcnas_schema.keys import Part
 from dcnas_schema.latency import ENTRIES, Entry, LatencySetting, ProfileMetadata
 from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
+from dcnas_schema.space import OpName
 
 
 def write_profile(path: Path, entries: Sequence[Entry], metadata: ProfileMetadata) -> None:
@@ -66,3 +71,19 @@ def require_setting(path: Path, metadata: ProfileMetadata, wanted: LatencySettin
             f"{path} is the latency profile of another setting: {'; '.join(wrong)}.",
             remedy="profile that setting (dcnas profile, or dvc repro profile_latency), or change the parameters to the profile's",
         )
+
+
+def require_space(entries: Sequence[Entry], metadata: ProfileMetadata, ops: Sequence[OpName]) -> None:
+    """
+    Refuse a profile that lacks a part of the space of `ops`: a search would meet the hole only when it asks for that part.
+
+    Raises:
+        LatencyKeyMissingError: Names the first part that is missing.
+    """
+    setting, plan = metadata.setting, metadata.plan
+    size = {"height": setting.height, "width": setting.width}
+    curves = curves_of(ops, **size, width_multiple=plan.width_multiple)
+    parts = parts_of("dc_nas", uniform_genotype("k3_e3", 3), **size, classes=setting.classes)
+    table = LookupTable.of(entries, modulus=plan.modulus)
+    table.total([Part(curve.key, curve.widths[0]) for curve in curves])
+    table.total([part for part in parts if part.mid_channels is None])

@@ -15,7 +15,7 @@ from dcnas_schema.provenance import DeviceState
 
 REJECTED_THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
 """NVML clock event reasons that slow a timing: power caps, thermal and hardware slowdown, power brake, board and reliability limits."""
-_QUIET = "close other programs or wait until they end, then run the same command again; what was measured is kept"
+_QUIET = "close other programs or wait until they end, then run the same command again: it measures anew"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +75,7 @@ def require_passed(gate: Gate) -> None:
     remedies = "; ".join(dict.fromkeys(check.remedy for check in failed if check.remedy))
     raise UnfitEnvironmentError(
         f"The noise gate is closed: this latency profile cannot be believed.\n{reasons}",
-        remedy=f"{remedies}; or set profile_latency.allow_noisy: true, which marks every table that uses the profile",
+        remedy=f"{remedies}; or set profile_latency.allow_noisy: true, which takes what was measured and marks every table that uses it",
     )
 
 

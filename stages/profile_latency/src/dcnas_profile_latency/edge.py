@@ -114,8 +114,11 @@ def settings_of(request: Request) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        problems = "\n".join(
-            f"  {'.'.join(map(str, detail['loc']))} = {detail['input']!r}: {detail['msg']}"
-            for detail in error.errors(include_url=False)
-        )
+        problems = "\n".join(f"  {_problem(detail)}" for detail in error.errors(include_url=False))
         raise BadInputError(f"An option cannot be:\n{problems}", remedy="see: dcnas profile --help") from error
+
+
+def _problem(detail: Any) -> str:
+    """Return what is wrong with which option; where several do not go together, without all their values."""
+    value = "" if isinstance(detail["input"], dict) else f" = {detail['input']!r}"
+    return f"{'.'.join(map(str, detail['loc']))}{value}: {detail['msg'].removeprefix('Value error, ')}"

@@ -1,21 +1,19 @@
 """One latency profile: from parameters and a device to one Parquet file."""
 
 import importlib.util
+import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
-from dcnas_harness.files import atomic_write
-from dcnas_latency.bystanders import Bystanders
+from dcnas_harness.files import atomic_write, write_text
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
-from dcnas_latency.files import read_profile, require_setting, write_profile
+from dcnas_latency.files import read_profile, require_setting, require_space, write_profile
 from dcnas_latency.gate import Conditions, build_gate, require_passed
 from dcnas_latency.lock import device_lock
 from dcnas_latency.profile import NetSample, Profile, Profiler, best_of
@@ -27,7 +25,8 @@ from dcnas_lineage.collect import collect_provenance
 from dcnas_lineage.inputs import run_digest
 from dcnas_profile_latency.process_rig import ProcessRig
 from dcnas_profile_latency.runtimes import DeviceKind
-from dcnas_schema.latency import LatencyProtocol, LatencySetting, ProfileMetadata
+from dcnas_profile_latency.sessions import Session, Sessions
+from dcnas_schema.latency import Gate, LatencyProtocol, LatencySetting, ProfileMetadata
 from dcnas_schema.params import DeviceParams, ProfileLatencyParams, Section, digest_of
 from dcnas_schema.provenance import DeviceCard, DeviceState
 from dcnas_schema.sampling import random_genotype
@@ -35,6 +34,8 @@ from dcnas_schema.space import OP_SETS
 
 _CODE = ("dcnas_profile_latency", "dcnas_latency", "dcnas_nets")
 _STATES_KEPT = 200
+_REFUSED = "refused"
+"""File beside the samples that says which limits refused them."""
 _SIMULATED = Law(noise=0.005)
 """The law of the smoke preset's device."""
 
@@ -46,29 +47,17 @@ class Settings(Section):
     profile_latency: ProfileLatencyParams
 
 
-@dataclass(kw_only=True, slots=True)
-class _Log:
-    """The device over the run: seconds since the start, and its state then."""
-
-    rig: Rig
-    start: float = field(default_factory=time.monotonic)
-    states: list[tuple[float, DeviceState]] = field(default_factory=list)
-
-    def look(self) -> None:
-        """Add the state of now."""
-        self.states.append((round(time.monotonic() - self.start, 3), self.rig.state()))
-
-
 def profile_job(settings: Settings, out: Path, scratch: Path) -> ProfileMetadata:
     """
     Measure the device, or take the profile that the parameters name; write it to `out`.
 
-    An interrupted profile of the same code, parameters and device goes on where it stopped.
+    An interrupted profile of the same code, parameters and device goes on where it stopped. One that its gate refused is measured anew,
+    unless the parameters that judge it were changed: then what was measured is judged again.
 
     Raises:
         UnfitEnvironmentError: The device or runtime is missing, or the noise gate is closed.
 
-        BadInputError: The profile named is of another setting.
+        BadInputError: The profile named is of another setting, or lacks some of the ops.
 
         CorruptArtefactError: It is damaged.
     """
@@ -78,27 +67,28 @@ def profile_job(settings: Settings, out: Path, scratch: Path) -> ProfileMetadata
     setting = setting_of(settings)
     with ExitStack() as stack:
         rig, card, learn = _open_rig(settings, setting, scratch, stack)
-        began = time.monotonic()
         folder = scratch / "profile_latency" / _digest(settings, card)
-        log, others = _Log(rig=rig), Bystanders()
-        log.look()
+        _forget_refused(folder, params)
+        kept = None if params.runtime == "simulated" else folder
+        sessions = Sessions(rig, stack.enter_context(_watched(card)), kept)
+        sessions.look()
         profiler = Profiler(
             rig=rig,
             setting=setting,
             params=params,
-            store=SampleStore(folder=None if params.runtime == "simulated" else folder),
+            store=SampleStore(folder=kept),
             learn_canary=learn,
-            on_round=log.look,
+            on_round=sessions.look,
         )
-        watch = stack.enter_context(_watched(card))
         profile = profiler.run(_draw_nets(params))
-        log.look()
-        share = None if params.runtime == "simulated" else others.share()
+        sessions.look()
         _require_same_card(card, rig)
-        states = sorted([*log.states, *watch()], key=lambda one: one[0])
-        metadata = _metadata(
-            settings, setting, card, profile, rig, states=states, share=share, seconds=time.monotonic() - began
-        )
+        session = sessions.all()
+    gate = _gate(params, card, profile, session)
+    if kept is not None and not gate.passed:
+        write_text(folder / _REFUSED, digest_of(params.limits))
+    require_passed(gate)
+    metadata = _metadata(settings, setting, card, profile, rig, session=session, gate=gate)
     write_profile(out, profile.entries, metadata)
     shutil.rmtree(folder, ignore_errors=True)
     return metadata
@@ -136,8 +126,9 @@ def _take_file(settings: Settings, out: Path) -> ProfileMetadata:
             where="profile_latency.file",
             remedy="copy the profile that `dcnas profile` wrote on the other device there",
         )
-    _, metadata = read_profile(source)
+    entries, metadata = read_profile(source)
     require_setting(source, metadata, setting_of(settings))
+    require_space(entries, metadata, OP_SETS[settings.profile_latency.ops])
     require_passed(metadata.gate.model_copy(update={"allow_noisy": settings.profile_latency.allow_noisy}))
     with atomic_write(out) as temporary:
         shutil.copyfile(source, temporary)
@@ -218,11 +209,21 @@ def _draw_nets(params: ProfileLatencyParams) -> NetSample:
 
 
 def _digest(settings: Settings, card: DeviceCard) -> str:
-    parts = {"params": digest_of(settings), "device": fingerprint(card), "torch": card.torch or "none"}
+    """Return what the folder of the samples is named by: all that they depend on, hence not what only judges them."""
+    judging = {"profile_latency": {"allow_noisy", "limits", "confidence"}}
+    params = json.dumps(settings.model_dump(mode="json", exclude=judging), sort_keys=True)
+    parts = {"params": params, "device": fingerprint(card), "torch": card.torch or "none"}
     code = [
         package for package in _CODE if importlib.util.find_spec(package) is not None
     ]  # a box without torch lacks the nets
     return run_digest(parts, code)[:24]
+
+
+def _forget_refused(folder: Path, params: ProfileLatencyParams) -> None:
+    """Delete samples that these limits have refused, unless noise is allowed now: they would be refused again."""
+    with suppress(FileNotFoundError):
+        if (folder / _REFUSED).read_text() == digest_of(params.limits) and not params.allow_noisy:
+            shutil.rmtree(folder)
 
 
 def _require_same_card(card: DeviceCard, rig: Rig) -> None:
@@ -234,6 +235,19 @@ def _require_same_card(card: DeviceCard, rig: Rig) -> None:
         )
 
 
+def _gate(params: ProfileLatencyParams, card: DeviceCard, profile: Profile, session: Session) -> Gate:
+    share = None if params.runtime == "simulated" else session.others_share
+    return build_gate(
+        summaries=profile.summaries,
+        samples=profile.net_samples,
+        rejected=profile.rejected,
+        accuracy=profile.accuracy,
+        conditions=Conditions(states=session.states, others_share=share, cuda=card.kind == "cuda"),
+        limits=params.limits,
+        allow_noisy=params.allow_noisy,
+    )
+
+
 def _metadata(
     settings: Settings,
     setting: LatencySetting,
@@ -241,21 +255,11 @@ def _metadata(
     profile: Profile,
     rig: Rig,
     *,
-    states: Sequence[tuple[float, DeviceState]],
-    share: float | None,
-    seconds: float,
+    session: Session,
+    gate: Gate,
 ) -> ProfileMetadata:
     params = settings.profile_latency
-    gate = build_gate(
-        summaries=profile.summaries,
-        samples=profile.net_samples,
-        rejected=profile.rejected,
-        accuracy=profile.accuracy,
-        conditions=Conditions(states=states, others_share=share, cuda=card.kind == "cuda"),
-        limits=params.limits,
-        allow_noisy=params.allow_noisy,
-    )
-    require_passed(gate)
+    simulated = params.runtime == "simulated"
     return ProfileMetadata(
         device=card,
         setting=setting,
@@ -269,9 +273,9 @@ def _metadata(
             canary_band_pct=params.canary_band_pct,
             canary_reference_ms=profile.canary_reference_ms,
             rejected=dict(sorted(profile.rejected.items())),
-            seconds=0.0 if params.runtime == "simulated" else round(seconds, 1),
+            seconds=0.0 if simulated else round(session.seconds, 1),
         ),
-        states=tuple(_thinned(states, simulated=params.runtime == "simulated")),
+        states=tuple(_thinned(session.states, simulated=simulated)),
         plan=profile.plan,
         calibration=profile.calibration,
         accuracy=profile.accuracy,
