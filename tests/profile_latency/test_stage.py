@@ -56,13 +56,6 @@ def test_the_same_parameters_give_the_same_bytes(
     assert first != stage({"profile_latency.seed": 1}).read_bytes()
 
 
-def test_nothing_but_the_output_and_the_lock_is_left(stage: Stage, tmp_path: Path) -> None:
-    """One file; the scratch folder holds the lock only."""
-    stage()
-    assert {path.name for path in tmp_path.iterdir()} == {"params.yaml", "out.parquet", "scratch"}
-    assert {path.name for path in (tmp_path / "scratch").iterdir()} == {"locks"}
-
-
 def test_a_closed_gate_exits_3_and_writes_nothing(
     write_params: Callable[..., Path], python: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -92,11 +85,13 @@ def test_allowed_noise_is_recorded_and_shown(stage: Stage, capsys: pytest.Captur
     assert told.count("NOT OK") == 2
 
 
-def test_the_stage_knows_its_machine(stage: Stage, tmp_path: Path) -> None:
-    """The file of this very machine lets it measure."""
+def test_the_stage_knows_its_machine_and_leaves_nothing_but_its_output(stage: Stage, tmp_path: Path) -> None:
+    """The file of this very machine lets it measure; the scratch folder holds the lock only."""
     machine = tmp_path / "device.json"
     write_identity(machine)
-    assert stage(machine=machine).exists()
+    stage(machine=machine)
+    assert {path.name for path in tmp_path.iterdir()} == {"params.yaml", "device.json", "out.parquet", "scratch"}
+    assert {path.name for path in (tmp_path / "scratch").iterdir()} == {"locks"}
 
 
 def test_the_file_of_another_machine_is_refused_before_measuring(stage: Stage, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class Profiler:
     learn_canary: Callable[[Sequence[float]], float]
     """Takes canary times in ms and returns the reference: the best that this machine ever gave."""
     on_round: Callable[[], None] = lambda: None
-    """Called after every round: the caller watches the device."""
+    """Called after every round of a build that was measured, before it is stored: the caller watches the device."""
     _scouts: list[_Phase] = field(default_factory=list)
 
     def run(self, nets: NetSample) -> Profile:
@@ -196,9 +196,9 @@ class Profiler:
                             self.rig.load(subjects)
                             loaded = True
                         found = self._one_round(name, number, build, len(subjects) - whole, len(subjects))
+                        self.on_round()
                         self.store.write(stored, number, build, found)
                     samples += found
-                self.on_round()
                 report.update(number + 1)
         return _Phase(subjects=subjects, samples=samples)
 

@@ -78,7 +78,7 @@ def profile_job(settings: Settings, out: Path, scratch: Path) -> ProfileMetadata
             params=params,
             store=SampleStore(folder=kept),
             learn_canary=learn,
-            on_round=sessions.look,
+            on_round=sessions.after_round,
         )
         profile = profiler.run(_draw_nets(params))
         sessions.look()

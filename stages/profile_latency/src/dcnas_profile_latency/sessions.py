@@ -27,7 +27,9 @@ class Session(Record):
 
 class Sessions:
     """
-    Watches this run from its making on, and keeps beside its samples what it saw, after every look.
+    Watches this run from its making on, and keeps beside its samples what it saw, after every measured round.
+
+    A run that measures nothing, because an earlier one measured it all, leaves no trace: its quiet would thin out the others' noise.
 
     Args:
         polled: Gives what another watch has seen so far, in seconds since about now.
@@ -43,17 +45,23 @@ class Sessions:
         self._earlier = [] if folder is None else _read_all(folder)
         self._path = None if folder is None else folder / f"session-{len(self._earlier)}.json"
         self._looks: list[Timed] = []
+        self._measured = False
         self._others, self._start = Bystanders(), time.monotonic()
 
     def look(self) -> None:
-        """Take the state of now, and keep this run so far."""
-        self._looks.append((round(time.monotonic() - self._start, 3), self._rig.state()))
+        """Take the state of now."""
+        self._looks.append((time.monotonic() - self._start, self._rig.state()))
+
+    def after_round(self) -> None:
+        """Take the state of now, and keep this run so far: it has measured."""
+        self.look()
+        self._measured = True
         if self._path is not None:
             write_json(self._path, self._this().model_dump(mode="json"))
 
     def all(self) -> Session:
-        """Return this run and the earlier ones as if they had been one: times run on, shares are weighted by time."""
-        sessions = [*self._earlier, self._this()]
+        """Return all runs that measured as if they had been one: times run on, shares are weighted by time."""
+        sessions = [*self._earlier, self._this()] if self._measured or not self._earlier else self._earlier
         seconds, states, others = 0.0, [], 0.0
         told = all(one.others_share is not None for one in sessions)
         for one in sessions:
@@ -68,11 +76,14 @@ class Sessions:
 
 
 def _read_all(folder: Path) -> list[Session]:
-    paths = [folder / f"session-{number}.json" for number in range(len(list(folder.glob("session-*.json"))))]
+    return [_read(folder / f"session-{number}.json") for number in range(len(list(folder.glob("session-*.json"))))]
+
+
+def _read(path: Path) -> Session:
     try:
-        return [Session.model_validate(read_json(path)) for path in paths]
+        return Session.model_validate(read_json(path))
     except (ValidationError, CorruptArtefactError) as error:
         raise CorruptArtefactError(
-            f"{folder} holds a damaged session-*.json, without which nobody knows how the device was: {error}",
-            remedy=f"delete {folder}: the profile is then measured anew",
+            f"{path} is damaged, and without it nobody knows how the device was while it was timed.",
+            remedy=f"delete {path.parent}: the profile is then measured anew",
         ) from error
