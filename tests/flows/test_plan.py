@@ -109,7 +109,7 @@ def test_the_drawing_has_one_node_for_a_matrix(whole: Plan) -> None:
     assert drawing.startswith("flowchart TD\n")
     assert f'["retrain<br/>{runs} of {runs} stale"]' in drawing
     assert len(re.findall(r"-->", drawing)) == 5
-    assert len(re.findall(r'\["', drawing)) == 4
+    assert len(re.findall(r'\["', drawing)) == 5
 
 
 @pytest.fixture(scope="module")
