@@ -29,7 +29,9 @@ Ask = Callable[..., Settings]
 class Machine(SimulatedRig):
     """A simulated device that passes for a real one: it has states of its own, and Ctrl-C may come."""
 
-    law: Law = field(default_factory=lambda: Law(noise=0.002))
+    law: Law = field(
+        default_factory=lambda: Law(noise=0.002, modulus_gain=0.0)
+    )  # without steps the plan is half as long
     stop_at: int | None = None
     """Number of the turn in which Ctrl-C comes."""
     turns: int = 0
@@ -171,7 +173,7 @@ def test_a_closed_gate_measures_anew(
     real: Settings, put: Callable[..., Machine], profile: Callable[..., ProfileMetadata], tmp_path: Path
 ) -> None:
     """Refused samples would be refused again: on a quiet machine the same command measures all of them once more, and passes."""
-    put(law=Law(build_bias=0.2))
+    put(law=Law(build_bias=0.2, modulus_gain=0.0))
     with pytest.raises(UnfitEnvironmentError, match="two interleaved builds differ") as caught:
         profile(real)
     assert "it measures anew" in str(caught.value)
@@ -189,7 +191,7 @@ def test_a_refused_profile_need_not_be_measured_again_to_be_written(
     changes: dict[str, Any],
 ) -> None:
     """Whoever allows noise, or sets other limits, gets what was measured: only the verdict is made anew, and the flag recorded."""
-    put(law=Law(build_bias=0.2))
+    put(law=Law(build_bias=0.2, modulus_gain=0.0))
     with pytest.raises(UnfitEnvironmentError):
         profile(real)
     if "limits" in changes:
