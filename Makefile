@@ -22,7 +22,12 @@ CODE := packages stages tests benchmarks
 help: ## Explain the doors
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): requirements.lock pyproject.toml tools/setup.sh $(MEMBERS)
+# An environment knows its own path: a moved or copied clone makes its own.
+ifneq ($(shell cat .venv/.place 2>/dev/null),$(shell pwd -P))
+.PHONY: $(READY)
+endif
+
+$(READY): requirements.lock pyproject.toml tools/setup.sh Makefile $(MEMBERS)
 	@sh tools/setup.sh $(UV_VERSION)
 	@touch $(READY)
 
@@ -53,7 +58,7 @@ lint: $(READY)
 check: lint test ## Format, lint, types, import floors, tests
 
 bench: $(READY) ## Run the benchmarks; each prints ratios measured in one run
-	@$(IN_ENV) sh -c 'for script in benchmarks/*.py; do echo "== $$script"; python "$$script" --json "benchmarks/results/$$(basename "$$script" .py).json"; done'
+	@$(IN_ENV) sh -c 'for script in benchmarks/*.py; do echo "== $$script"; python "$$script" --json "benchmarks/results/$$(basename "$$script" .py).json" || exit 1; done'
 
 lock: $(READY) ## Resolve the dependencies again and write requirements.lock: versions and hashes, no addresses
 	@.venv/bin/uv lock --upgrade

@@ -14,10 +14,13 @@ if [ -z "$python" ]; then
   echo "error: no Python 3.11 or newer was found on PATH; install one, then run the same command again" >&2
   exit 3
 fi
-if [ ! -x .venv/bin/uv ] || [ "$(.venv/bin/uv --version | cut -d' ' -f2)" != "$1" ]; then
+here=$(pwd -P)
+if [ "$(cat .venv/.place 2>/dev/null)" != "$here" ] || [ ! -x .venv/bin/uv ] ||
+  [ "$(.venv/bin/uv --version | cut -d' ' -f2)" != "$1" ]; then
   echo "setup 1/3: virtual environment in .venv ($("$python" --version)), uv $1"
   "$python" -m venv --clear .venv
   .venv/bin/python -m pip install --quiet --disable-pip-version-check "uv==$1"
+  printf '%s\n' "$here" > .venv/.place
 fi
 export VIRTUAL_ENV="$PWD/.venv"
 echo "setup 2/3: packages of requirements.lock (about 6 GB the first time, mostly torch)"

@@ -1,8 +1,10 @@
 """Two-digit scenes: what their pixels, labels and boxes say is true, and the same seed gives the same ones."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,6 @@ from dcnas_data.sources import DigitSet, load_digits
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_schema.params import Params
 from dcnas_schema.parquet import with_metadata, write_parquet
-from dcnas_schema.provenance import Provenance
 from dcnas_schema.scenes import SPLITS, ScenesMetadata, scenes_schema
 
 COUNT = 300
@@ -138,7 +139,7 @@ def test_splits_draw_from_disjoint_source_digits(sources: dict[str, DigitSet]) -
 def test_files_are_byte_identical_on_one_core_or_two(
     tiny_params: Callable[..., Params], tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """Two processes with one and with two threads write three files of the same bytes."""
+    """Two processes with one and with two threads write tables and provenance of the same bytes."""
     hashes = []
     params = tiny_params().generate_data.model_dump_json()
     for threads in ("1", "2"):
@@ -147,7 +148,7 @@ def test_files_are_byte_identical_on_one_core_or_two(
         assert done.returncode == 0, done.stderr
         hashes.append(json.loads(done.stdout.splitlines()[-1]))
     assert hashes[0] == hashes[1]
-    assert len(set(hashes[0].values())) == len(hashes[0]) == 3
+    assert len(set(hashes[0].values())) == len(hashes[0]) == 4
 
 
 def test_scenes_of_more_than_one_chunk_are_all_different(sources: dict[str, DigitSet]) -> None:
@@ -158,7 +159,7 @@ def test_scenes_of_more_than_one_chunk_are_all_different(sources: dict[str, Digi
 
 
 @pytest.fixture
-def metadata(provenance: Callable[..., Provenance]) -> Callable[[int], ScenesMetadata]:
+def metadata() -> Callable[[int], ScenesMetadata]:
     """A function that makes the metadata of a number of scenes."""
     return lambda scenes: ScenesMetadata(
         split="train",
@@ -168,8 +169,25 @@ def metadata(provenance: Callable[..., Provenance]) -> Callable[[int], ScenesMet
         size=72,
         seed=0,
         background=(0.1, 0.3),
-        provenance=provenance(),
     )
+
+
+def test_another_splits_scenes_are_refused(tiny_scenes: Path, tmp_path: Path) -> None:
+    """The training scenes under the name of the test scenes are named, not scored."""
+    shutil.copyfile(tiny_scenes / "train.parquet", tmp_path / "test.parquet")
+    with pytest.raises(CorruptArtefactError, match=r"test\.parquet holds the scenes of the split train"):
+        read_scenes(tmp_path / "test.parquet")
+
+
+def test_a_label_beyond_nine_is_refused(
+    sources: dict[str, DigitSet], tmp_path: Path, metadata: Callable[[int], ScenesMetadata]
+) -> None:
+    """A class that no model has is found when the scenes are read, not within a loss."""
+    wrong = replace(sources["train"], labels=np.full_like(sources["train"].labels, 10))
+    made = compose_scenes(wrong, split="train", count=3, size=72, background=(0.1, 0.3), seed=0)
+    write_parquet(tmp_path / "train.parquet", with_metadata(scenes_schema(72), metadata(3)), made)
+    with pytest.raises(CorruptArtefactError, match="a digit labelled 10"):
+        read_scenes(tmp_path / "train.parquet")
 
 
 def test_reading_gives_what_was_composed(

@@ -89,14 +89,16 @@ def main():
 run_main(main)
 """
 
-    def __init__(self, root: Path, *targets: str, prefect: bool = False, **variables: str) -> None:
+    def __init__(
+        self, root: Path, *targets: str, prefect: bool = False, folder: Path | None = None, **variables: str
+    ) -> None:
         self.root = root
         self.log = root / ".scratch/flow.log"
         self.log.parent.mkdir(exist_ok=True)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", self.SCRIPT, str(root), "prefect" if prefect else "plain", *targets],
-                cwd=root.parent,
+                cwd=folder or root.parent,
                 env={**os.environ, **variables},
                 stdout=log,
                 stderr=subprocess.STDOUT,

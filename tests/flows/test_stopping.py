@@ -79,11 +79,11 @@ def test_a_second_flow_refuses(sleeping: Path, start_flow: StartFlow) -> None:
     """While one flow runs, another in the same project exits 3, names the first one's pid, and leaves it alone."""
     first = start_flow(sleeping)
     stage = first.stage_pid()
-    second = start_flow(sleeping)
-    ended, output = second.end(60)
-    assert ended == 3, output
-    assert f"pid {first.process.pid}" in output
-    assert "remedy" in output
+    for folder in (None, sleeping):  # from anywhere
+        ended, output = start_flow(sleeping, folder=folder).end(60)
+        assert ended == 3, output
+        assert f"pid {first.process.pid}" in output
+        assert "remedy" in output
     os.kill(stage, 0)  # still alive
 
 

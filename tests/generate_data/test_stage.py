@@ -15,10 +15,12 @@ from dcnas_generate_data.write import write_splits
 from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_harness.process import exclusive_run
 from dcnas_schema.params import Params, digest_of
+from dcnas_schema.provenance import Provenance
 from dcnas_schema.scenes import SPLITS
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 MODULE = ("-m", "dcnas_generate_data")
+FILES = {*(f"{split}.parquet" for split in SPLITS), "provenance.json"}
 
 
 @pytest.fixture
@@ -40,23 +42,37 @@ def hashes(folder: Path) -> dict[str, str]:
 def test_the_three_splits_say_what_they_are(tiny_scenes: Path, tiny_params: Callable[..., Params]) -> None:
     """Counts, size, seed, source, range and parameters stand in each file's metadata, and the scenes are there."""
     params = tiny_params().generate_data
-    assert sorted(path.name for path in tiny_scenes.iterdir()) == sorted(f"{split}.parquet" for split in SPLITS)
+    assert {path.name for path in tiny_scenes.iterdir()} == FILES
+    provenance = Provenance.model_validate_json((tiny_scenes / "provenance.json").read_text())
+    assert (provenance.stage, provenance.item, provenance.seed) == ("generate_data", "digits", 0)
+    assert provenance.params_sha256 == digest_of(params)
     for split, count in (("train", 16), ("validation", 4), ("test", 5)):
         scenes = read_scenes(tiny_scenes / f"{split}.parquet")
         assert scenes.images.shape == (count, 56, 56)
         found = scenes.metadata
         assert (found.split, found.source, found.scenes, found.size, found.seed) == (split, "optdigits", count, 56, 0)
         assert found.background == (0.1, 0.3)
-        assert (found.provenance.stage, found.provenance.item) == ("generate_data", split)
-        assert found.provenance.params_sha256 == digest_of(params)
+
+
+def test_a_commit_changes_no_scene(
+    tmp_path: Path, tiny_params: Callable[..., Params], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another git state the tables keep their bytes, so nothing below is stale; only the provenance beside them differs."""
+    made = {}
+    for state in ((None, None), ("0" * 40, ("README.md",))):
+        monkeypatch.setattr("dcnas_lineage.collect._git_state", lambda state=state: state)
+        write_splits(tiny_params().generate_data, tmp_path / str(state[0]))
+        made[state[0]] = hashes(tmp_path / str(state[0]))
+    differing = {name for name in FILES if made[None][name] != made["0" * 40][name]}
+    assert differing == {"provenance.json"}
 
 
 def test_the_command_says_what_it_does(tmp_path: Path, python: Python, arguments: Callable[..., list[Any]]) -> None:
-    """It exits 0, prints its progress in plain lines, and leaves only the three files."""
+    """It exits 0, prints its progress in plain lines, and leaves only the three tables and their provenance."""
     done = python(*arguments())
     assert done.returncode == 0, done.stderr
     assert "generate_data optdigits: 3/3 done" in done.stdout
-    assert set(hashes(tmp_path / "out")) == {f"{split}.parquet" for split in SPLITS}
+    assert set(hashes(tmp_path / "out")) == FILES
 
 
 def test_help_tells_run_takes_and_expect(python: Python) -> None:

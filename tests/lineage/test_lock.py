@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcnas_harness.errors import BadInputError
+from dcnas_harness.errors import BadInputError, CorruptArtefactError, DcnasError
 from dcnas_lineage.lock import Lock, md5_as_locked
 
 PIPELINE = """
@@ -52,6 +52,22 @@ def test_a_missing_file_is_named(root: Path, name: str) -> None:
     """Without one of the three there is nothing to audit: bad input, with the command."""
     (root / name).unlink()
     with pytest.raises(BadInputError, match=rf"(?s){name} does not exist.*dvc repro"):
+        Lock(root)
+
+
+def test_a_lock_cut_anywhere_is_refused_by_name(root: Path) -> None:
+    """dvc.lock ended at any byte gives a message and a way back, or reads as a shorter lock; never an error of Python's own."""
+    whole, said = LOCKED.strip(), []
+    for end in range(len(whole)):
+        (root / "dvc.lock").write_text(whole[:end])
+        try:
+            Lock(root)
+        except DcnasError as error:
+            said.append(str(error))
+    assert len(said) > len(whole) // 2
+    assert all("dvc.lock" in message for message in said)
+    (root / "dvc.lock").write_text("stages: {make: {outs: [{path: data}]}}")
+    with pytest.raises(CorruptArtefactError, match=r"(?s)dvc\.lock is cut short.*'md5'.*git checkout dvc\.lock"):
         Lock(root)
 
 

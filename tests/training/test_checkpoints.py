@@ -238,6 +238,26 @@ def test_a_truncated_json_yields_to_the_older_checkpoint(checkpoints: Checkpoint
         assert newest_epoch(checkpoints) == 1
 
 
+def test_what_is_passed_over_is_said(checkpoints: CheckpointFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Going on from the older checkpoint tells which file is damaged: a disk that flips bits must not go unnoticed."""
+    for epoch in (1, 2):
+        checkpoints.save(epoch, training_state())
+    (checkpoints.folder / "epoch-0002.safetensors").write_bytes(b"")
+    assert newest_epoch(checkpoints) == 1
+    said = capsys.readouterr().out
+    assert "epoch-0002.safetensors is missing or damaged" in said
+    assert "Going on from epoch-0001.json" in said
+
+
+def test_tensors_that_a_kill_left_without_their_json_are_removed(checkpoints: CheckpointFolder) -> None:
+    """The next save clears away what a kill between the two removals left behind."""
+    for epoch in (1, 2, 3):
+        checkpoints.save(epoch, training_state())
+    (checkpoints.folder / "epoch-0001.safetensors").write_bytes(b"left over")
+    checkpoints.save(4, training_state())
+    assert names(checkpoints) == [f"epoch-000{i}.{kind}" for i in (3, 4) for kind in ("json", "safetensors")]
+
+
 def test_when_all_are_damaged_the_error_names_each(checkpoints: CheckpointFolder) -> None:
     """Two damaged checkpoints are a corrupt artefact (exit 4) that names both files and the folder to delete."""
     for epoch in (1, 2):

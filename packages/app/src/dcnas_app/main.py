@@ -6,7 +6,6 @@ Takes:  the project's folder (the current one, or one above it)
 Expect: exit 0, or the code of the error's class with one clear message
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from typing import Annotated
 import typer
 
 from dcnas_harness.errors import BadInputError
-from dcnas_harness.process import run_main
+from dcnas_harness.files import require_writable
 from dcnas_schema.params import load_params
 
 app = typer.Typer(
@@ -45,10 +44,15 @@ def project_root() -> Path:
 
 @app.command()
 def params() -> None:
-    """Check params.yaml and say what it asks for."""
-    checked = load_params(project_root() / "params.yaml")
+    """Check params.yaml and that results/ can be written, and say what is asked for."""
+    from dcnas_app.presets import require_known_preset
+
+    root = project_root()
+    checked = load_params(root / "params.yaml")
+    changed = " with changes" if require_known_preset(root, checked.preset) else ""
+    require_writable(root / "results")
     models, seeds = checked.runs.models, checked.runs.seeds
-    print(f"params.yaml is valid: preset {checked.preset}, {len(models)} models x {len(seeds)} seeds")
+    print(f"params.yaml is valid: preset {checked.preset}{changed}, {len(models)} models x {len(seeds)} seeds")
 
 
 @app.command()
@@ -135,16 +139,10 @@ def flow_run(
 ) -> None:
     """Run the stale pipeline stages as a Prefect flow; the result is what `dvc repro` gives."""
     root = project_root()
-    load_params(root / "params.yaml")
+    params()
     from dcnas_latency.identity import write_identity
 
     write_identity(root / "data/device.json")
     from dcnas_flows.reproduce import reproduce
 
     sys.exit(reproduce(root, targets or [], use_prefect=not no_prefect))
-
-
-def entry() -> None:
-    """Run the command; the installed script calls this."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    run_main(app)

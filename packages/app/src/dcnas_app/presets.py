@@ -2,6 +2,7 @@
 
 import difflib
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from dcnas_harness.errors import BadInputError
@@ -16,11 +17,9 @@ def apply_preset(root: Path, name: str, *, force: bool) -> None:
     Raises:
         BadInputError: There is no such preset, or params.yaml has changes that would be lost.
     """
-    known = {path.stem: path for path in sorted((root / "presets").glob("*.yaml"))}
+    known = _stored(root)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise BadInputError(f"There is no preset {name!r}.", remedy=f"{hint}known are {', '.join(known)}")
+        raise BadInputError(f"There is no preset {name!r}.", remedy=f"{_near(name, known)}known are {', '.join(known)}")
     load_params(known[name])
     current = root / "params.yaml"
     stored = {path.read_bytes() for path in known.values()}
@@ -31,6 +30,31 @@ def apply_preset(root: Path, name: str, *, force: bool) -> None:
         )
     write_text(current, known[name].read_text(encoding="utf-8"))
     print(f"params.yaml is now presets/{name}.yaml")
+
+
+def require_known_preset(root: Path, name: str) -> bool:
+    """
+    Return whether params.yaml differs from the preset that it calls itself after.
+
+    Raises:
+        BadInputError: presets/ holds none of this name.
+    """
+    known = _stored(root)
+    if name not in known:
+        raise BadInputError(
+            f"params.yaml: preset = {name!r}: there is no such preset.",
+            remedy=f"{_near(name, known)}known are {', '.join(known)}; a setting of your own: cp params.yaml presets/{name}.yaml",
+        )
+    return known[name].read_bytes() != (root / "params.yaml").read_bytes()
+
+
+def _stored(root: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((root / "presets").glob("*.yaml"))}
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def prune_outputs(root: Path) -> None:

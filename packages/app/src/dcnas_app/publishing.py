@@ -5,10 +5,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from dcnas_app.presets import require_known_preset
 from dcnas_harness.errors import BadInputError
-from dcnas_harness.files import write_text
+from dcnas_harness.files import disk_errors_explained, write_text
+from dcnas_lineage.audit import load_cell_map
 from dcnas_lineage.cells import read_record
-from dcnas_schema.params import load_params
+from dcnas_schema.params import load_params, read_yaml
 
 _MARKER = re.compile(r"(<!-- generated: (?P<source>\S+) -->\n).*?(<!-- end generated -->)", re.DOTALL)
 _BUNDLE = ("dvc.lock", "dvc.yaml", "params.yaml")
@@ -16,35 +18,58 @@ _BUNDLE = ("dvc.lock", "dvc.yaml", "params.yaml")
 
 def publish_results(root: Path) -> Path:
     """
-    Copy the tables, figures and page of results/ to results/published/<preset>-<device>/, with dvc.lock, dvc.yaml, params.yaml and the
-    evaluation records under bundle/; return the new folder.
+    Copy the tables, figures and page of results/ to results/published/<preset>-<device>/, with dvc.lock, dvc.yaml, params.yaml and all
+    that the cells are derived from under bundle/; return the new folder.
 
     Raises:
-        BadInputError: There are no results.
+        BadInputError: There are no results, they are older than params.yaml, or params.yaml is not the preset that it calls itself after.
     """
     results = root / "results"
     if not (results / "index.html").is_file():
         raise BadInputError(f"{results} holds no results.", remedy="run: make repro")
     params = load_params(root / "params.yaml")
-    records = [
-        root / "data/evaluate" / m / str(s) / "record.parquet" for m in params.runs.models for s in params.runs.seeds
-    ]
+    if require_known_preset(root, params.preset):
+        raise BadInputError(
+            f"params.yaml differs from presets/{params.preset}.yaml, whose name the results would bear.",
+            remedy=f"give it a name of its own (preset: NAME, cp params.yaml presets/NAME.yaml), or run: dcnas preset {params.preset}",
+        )
+    _require_made_of_these_params(root)
+    sources = sorted(
+        {root / s for t in results.glob("*.cells.json") for s in load_cell_map(_name(t, root), root).source_sha256}
+    )
+    records = [path for path in sources if path.name == "record.parquet"]
     _, metadata = read_record(records[0])
     target = results / "published" / f"{params.preset}-{_slug(metadata.card.name)}"
-    with tempfile.TemporaryDirectory(dir=results) as temporary:
-        new = Path(temporary) / "new"
+    with disk_errors_explained(target), tempfile.TemporaryDirectory(dir=results) as temporary:
+        new, old = Path(temporary) / "new", Path(temporary) / "old"
         shutil.copytree(results, new, ignore=shutil.ignore_patterns("published", ".gitignore", "tmp*", "*.tmp"))
         bundle = new / "bundle"
-        for path in (*(root / name for name in _BUNDLE), root / "data/reference/paper_tables.csv", *records):
+        for path in (*(root / name for name in _BUNDLE), *sources):
             copy = bundle / path.relative_to(root)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
-        if target.exists():
-            shutil.rmtree(target)
         target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            target.rename(old)
         new.rename(target)
     print(f"published {target.relative_to(root)}; commit it, then run: dcnas readme")
     return target
+
+
+def _name(cell_map: Path, root: Path) -> Path:
+    return cell_map.with_name(cell_map.name.removesuffix(".cells.json")).relative_to(root)
+
+
+def _require_made_of_these_params(root: Path) -> None:
+    """Refuse tables that dvc.lock says were made with other parameters than those of today."""
+    made = read_yaml(root / "dvc.lock")["stages"].get("tabulate", {}).get("params", {}).get("params.yaml", {})
+    today = read_yaml(root / "params.yaml")
+    other = sorted(key for key, value in made.items() if today.get(key) != value)
+    if other or not made:
+        raise BadInputError(
+            f"The results were made with other parameters than params.yaml holds: {', '.join(other) or 'dvc.lock has none'}.",
+            remedy="run: make repro",
+        )
 
 
 def update_readme(root: Path, *, check: bool) -> bool:

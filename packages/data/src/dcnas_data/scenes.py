@@ -17,6 +17,7 @@ from dcnas_schema.scenes import DIGIT_SIZE, DIGITS_PER_SCENE, SPLITS, ScenesMeta
 
 _CHUNK = 2048
 """Scenes composed at a time, one row group: bounds the memory."""
+_GREATEST_DIGIT = 9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +73,11 @@ def read_scenes(path: Path) -> Scenes:
     """
     size = _size_of(path)
     table, metadata = read_parquet(path, scenes_schema(size), ScenesMetadata)
+    if path.stem in SPLITS and metadata.split != path.stem:
+        raise CorruptArtefactError(
+            f"{path} holds the scenes of the split {metadata.split}.",
+            remedy="run: dvc checkout, or dvc repro generate_data",
+        )
     if table.num_rows != metadata.scenes:
         raise CorruptArtefactError(
             f"{path} holds {table.num_rows} scenes, its metadata says {metadata.scenes}.",
@@ -82,9 +88,12 @@ def read_scenes(path: Path) -> Scenes:
         raise CorruptArtefactError(
             f"{path} has a digit's box outside its scene.", remedy="run: dvc repro generate_data"
         )
-    return Scenes(
-        images=_pixels(table["image"], size), labels=_pair_values(table["label"]), corners=corners, metadata=metadata
-    )
+    labels = _pair_values(table["label"])
+    if labels.max() > _GREATEST_DIGIT:
+        raise CorruptArtefactError(
+            f"{path} has a digit labelled {labels.max()}.", remedy="run: dvc repro generate_data"
+        )
+    return Scenes(images=_pixels(table["image"], size), labels=labels, corners=corners, metadata=metadata)
 
 
 def _size_of(path: Path) -> int:

@@ -32,8 +32,8 @@ RETRIES = 1
 _PIPELINE = "dvc.yaml"
 _LOCK = "dvc.lock"
 _LOCK_COPY = ".scratch/flows/dvc.lock"
-_LASTING = {ExitCode.BAD_INPUT, ExitCode.CORRUPT_ARTEFACT, ExitCode.NUMERICAL_FAILURE}
-"""Failures that the same files and parameters give again."""
+_LASTING = {ExitCode.BAD_INPUT, ExitCode.UNFIT_ENVIRONMENT, ExitCode.CORRUPT_ARTEFACT, ExitCode.NUMERICAL_FAILURE}
+"""Failures that the same files, parameters and machine give again a moment later: a full disk, too little memory, a closed noise gate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +130,7 @@ def claimed(root: Path, targets: Sequence[str]) -> Iterator[Plan]:
 
         UnfitEnvironmentError: Another flow or dvc process is at work here.
     """
-    with exclusive_run(Path(_LOCK), root / ".scratch"):
+    with exclusive_run(root / _LOCK, root / ".scratch"):
         made = plan(root, targets)
         if made.stale and (root / _LOCK).is_file():
             with atomic_write(root / _LOCK_COPY) as temporary:
@@ -188,7 +188,7 @@ def run_with_retry(root: Path, name: str, on_line: Callable[[str], None]) -> Out
 
 
 def worth_retrying(outcome: Outcome) -> bool:
-    """Return whether the failure may pass by itself: not bad input, a corrupt artefact or a numerical failure."""
+    """Return whether the failure may pass by itself: a crash or a kill, none that the stage explained."""
     return outcome.result is Result.FAILED and outcome.exit_code not in _LASTING
 
 

@@ -20,6 +20,7 @@ from dcnas_harness.files import disk_errors_explained
 _PR_SET_PDEATHSIG = 1
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory")
 """Torch reports missing memory as a RuntimeError in these words."""
+_KEPT = "what was complete is kept; run the same command again to go on"
 
 
 def run_main(main: Callable[[], None]) -> NoReturn:
@@ -34,7 +35,13 @@ def run_main(main: Callable[[], None]) -> NoReturn:
     except DcnasError as error:
         _fail(f"error: {error}", error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted: what was complete is kept; run the same command again to go on", ExitCode.INTERRUPTED)
+        _fail(f"interrupted: {_KEPT}", ExitCode.INTERRUPTED)
+    except SystemExit as end:
+        if end.code == ExitCode.TERMINATED:
+            _fail(f"terminated: {_KEPT}", ExitCode.TERMINATED)
+        if end.code == ExitCode.INTERRUPTED:  # typer turns Ctrl-C into this
+            _fail(f"interrupted: {_KEPT}", ExitCode.INTERRUPTED)
+        raise
     except Exception as error:
         if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
             remedy = "use a smaller batch size or close other programs"

@@ -118,7 +118,7 @@ class _Walk:
             return f"the table prints {printed!r}, its cell map says {cell.text!r}"
         try:
             derived = derive(cell, confidence=self._map.confidence, root=self._root).text
-        except (DcnasError, OSError, KeyError) as error:
+        except (DcnasError, OSError, KeyError, ValueError) as error:
             return f"it cannot be derived again: {error}"
         return None if derived == cell.text else f"derived again from its sources it is {derived!r}"
 
@@ -216,10 +216,10 @@ def _hashes(locked: Path, path: Path) -> tuple[str, str] | None:
 
 
 def _printed_cells(table: Path) -> dict[tuple[str, str], str]:
-    """Return (row, column) -> text of the first Markdown table in a file, without the mark of better cells."""
+    """Return (row, column) -> text of the Markdown table in a file, without the mark of better cells; empty where it is no text."""
     try:
         lines = [line for line in table.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return {}
     rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     if not rows:

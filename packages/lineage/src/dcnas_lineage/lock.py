@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dcnas_harness.errors import BadInputError
+from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_harness.files import md5_of
 from dcnas_schema.params import read_yaml
 
@@ -29,25 +29,34 @@ class Lock:
     The entries of dvc.lock that belong to pipeline stages of dvc.yaml; entries of removed ones stay in the file and are left out.
 
     Raises:
-        BadInputError: dvc.lock or dvc.yaml is missing or unreadable.
+        BadInputError: dvc.lock, dvc.yaml or params.yaml is missing or not YAML.
+
+        CorruptArtefactError: dvc.lock is cut short or not what DVC writes.
     """
 
     def __init__(self, root: Path) -> None:
         for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
             if not (root / name).is_file():
                 raise BadInputError(f"{root / name} does not exist.", remedy="run: dvc repro")
-        self._stages: dict[str, Any] = (read_yaml(root / "dvc.lock") or {}).get("stages", {})
         self._live = _live_stages(read_yaml(root / "dvc.yaml"), read_yaml(root / "params.yaml"))
+        try:
+            self._stages: dict[str, Any] = read_yaml(root / "dvc.lock")["stages"]
+            self._entries = {kind: self._files(kind) for kind in ("outs", "deps")}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CorruptArtefactError(
+                f"{root / 'dvc.lock'} is cut short or not what DVC writes: {error!r}.",
+                remedy="run: git checkout dvc.lock, or cp .scratch/flows/dvc.lock dvc.lock, then dvc status",
+            ) from error
 
     @cached_property
     def outputs(self) -> dict[str, LockedFile]:
         """Output path -> entry."""
-        return {file.path: file for file in self._files("outs")}
+        return {file.path: file for file in self._entries["outs"]}
 
     @cached_property
     def dependencies(self) -> dict[tuple[str, str], LockedFile]:
         """(Pipeline stage, dependency path) -> entry."""
-        return {(file.stage, file.path): file for file in self._files("deps")}
+        return {(file.stage, file.path): file for file in self._entries["deps"]}
 
     def producer_of(self, path: str) -> LockedFile | None:
         """Return the output entry that is `path` or a folder above it."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
-from dcnas_harness.errors import CorruptArtefactError
+from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_harness.files import atomic_write
 
 METADATA_KEY = b"dcnas"
@@ -47,6 +47,8 @@ def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -
 
     Raises:
         CorruptArtefactError: The file is missing, truncated, damaged, or not of this kind.
+
+        BadInputError: It may not be read.
     """
     remedy = f"delete it, then run: dvc checkout {path} (or dvc repro)"
     if not path.is_file():
@@ -55,6 +57,13 @@ def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -
         with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
             table, metadata = file.read(), file.metadata.metadata or {}
         names = ", ".join(table.schema.names)
+    except MemoryError as error:  # a damaged size asks for any amount
+        raise CorruptArtefactError(
+            f"{path} cannot be read: too little memory, or it is damaged: {error}",
+            remedy=f"close other programs; if it stays so, {remedy}",
+        ) from error
+    except PermissionError as error:
+        raise BadInputError(f"{path} cannot be read: permission denied.", remedy=f"chmod u+r {path}") from error
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
         raise CorruptArtefactError(f"{path} is damaged: {reason}", remedy=remedy) from error

@@ -83,7 +83,9 @@ class CheckpointFolder:
         write_json(path, {"version": _VERSION, "sha256": _digest(body), "body": body})
         for old in self._epochs()[:-_KEEP]:
             old.unlink()  # the JSON first: without it the tensors are no checkpoint
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        for tensors_path in self.folder.glob("epoch-*.safetensors"):
+            if not tensors_path.with_suffix(".json").exists():
+                tensors_path.unlink()
         return path
 
     def newest(self) -> tuple[int, dict[str, Any]] | None:
@@ -96,9 +98,13 @@ class CheckpointFolder:
         problems = []
         for path in reversed(self._epochs()):
             try:
-                return self._load(path)
+                found = self._load(path)
             except CorruptArtefactError as error:
                 problems.append(str(error))
+                continue
+            for problem in problems:
+                print(f"passed over: {problem} Going on from {path.name}; does the disk fail?", flush=True)
+            return found
         if problems:
             raise CorruptArtefactError(
                 "No checkpoint is whole:\n" + "\n".join(problems),

@@ -7,6 +7,7 @@ from pathlib import Path
 from dcnas_data.scenes import compose_scenes
 from dcnas_data.sources import load_digits
 from dcnas_harness.console import progress
+from dcnas_harness.files import write_json
 from dcnas_lineage.collect import collect_provenance
 from dcnas_schema.params import GenerateDataParams, digest_of
 from dcnas_schema.parquet import with_metadata, write_parquet
@@ -15,7 +16,7 @@ from dcnas_schema.scenes import SPLITS, ScenesMetadata, scenes_schema
 
 
 def write_splits(params: GenerateDataParams, out: Path) -> None:
-    """Write `train.parquet`, `validation.parquet` and `test.parquet` into `out`, each from its own source digits."""
+    """Write `train.parquet`, `validation.parquet` and `test.parquet` into `out`, each from its own source digits, and `provenance.json`."""
     digits = params.digits
     sources = load_digits(digits)
     with progress(f"generate_data {digits.source}", len(SPLITS)) as report:
@@ -29,14 +30,6 @@ def write_splits(params: GenerateDataParams, out: Path) -> None:
                 size=digits.size,
                 seed=digits.seed,
                 background=digits.background,
-                provenance=collect_provenance(
-                    stage="generate_data",
-                    item=split,
-                    params_sha256=digest_of(params),
-                    seed=digits.seed,
-                    inputs=(),
-                    device=_card(),
-                ),
             )
             batches = compose_scenes(
                 sources[split],
@@ -48,6 +41,15 @@ def write_splits(params: GenerateDataParams, out: Path) -> None:
             )
             write_parquet(out / f"{split}.parquet", with_metadata(scenes_schema(digits.size), metadata), batches)
             report.update(done, f"{split}: {count} scenes")
+    provenance = collect_provenance(
+        stage="generate_data",
+        item="digits",
+        params_sha256=digest_of(params),
+        seed=digits.seed,
+        inputs=(),
+        device=_card(),
+    )
+    write_json(out / "provenance.json", provenance.model_dump(mode="json"))
 
 
 def _card() -> DeviceCard:
