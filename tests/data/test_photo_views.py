@@ -26,8 +26,8 @@ from dcnas_data.photo_views import (
 )
 from dcnas_schema.photo_params import JitterParams, PhotoViewParams
 
-EXACT = 2e-6
-"""Largest difference from torchvision on float pixels in [0, 1]: rounding in another order."""
+EXACT = 1e-5
+"""Largest difference from torchvision on float pixels in [0, 1]: 1/400 of a gray level, from filter centres rounded to float32."""
 DRAWS = 4000
 LEAST_P = 1e-4
 """A distribution differs where the test's p is below this; the seeds are fixed, so it always or never does."""
@@ -139,12 +139,12 @@ def test_crops_have_torchvisions_distribution(height: int, width: int, scale: tu
     assert (ours[:, :2] >= 0).all()
     assert (ours[:, :2] + ours[:, 2:] <= sizes).all()
     for column in range(4):
-        assert stats.ks_2samp(ours[:, column].numpy(), theirs[:, column].numpy()).pvalue > LEAST_P
+        assert stats.ks_2samp(ours[:, column].numpy(), theirs[:, column].numpy(), method="asymp").pvalue > LEAST_P
     for both in (
         (ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]),
         (ours[:, 3] / ours[:, 2], theirs[:, 3] / theirs[:, 2]),
     ):
-        assert stats.ks_2samp(both[0].numpy(), both[1].numpy()).pvalue > LEAST_P
+        assert stats.ks_2samp(both[0].numpy(), both[1].numpy(), method="asymp").pvalue > LEAST_P
 
 
 def test_where_nothing_fits_the_largest_centre_is_taken() -> None:

@@ -83,8 +83,8 @@ def test_bad_files_are_left_out_counted_and_named(
     encoded: Encode,
 ) -> None:
     """A folder full of trouble gives a whole set: each bad file stands in the metadata with its reason, each repair is counted."""
-    for part, count in (("train", 8), ("validation", 2), ("test", 2)):
-        folder_of_classes(tmp_path / "in" / part, first_seed=100 * count, a=count, b=count)
+    for part, count, seed in (("train", 8, 100), ("validation", 2, 200), ("test", 2, 300)):
+        folder_of_classes(tmp_path / "in" / part, first_seed=seed, a=count, b=count)
     trouble = tmp_path / "in" / "train" / "b"
     content = encoded(picture(seed=7), "JPEG")
     for name, data in {

@@ -22,7 +22,7 @@ LEAST_SHARE = 0.5
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 """No EPS, whose plug-in starts another program."""
 _JPEG_QUALITY = 95
-_PNG_LEVEL = 6
+_PNG_LEVEL = 3
 _UPRIGHT = 1
 _ORIENTATION = 0x0112
 _TURN = {
@@ -134,9 +134,9 @@ def _decode(content: bytes, size: int) -> _Decoded:
     try:
         with Image.open(io.BytesIO(content), formats=_formats()) as image:
             _check_size(image, size)
+            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow opens 16-bit RGB as 8-bit
             turned = _orientation(image) >= 5
             full = image.size[::-1] if turned else image.size
-            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow opens 16-bit RGB as 8-bit
             image.draft(None, _draft_size(image, size))
             image.load()
             upright, repairs = _upright_rgb(image)
