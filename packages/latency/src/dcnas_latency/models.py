@@ -40,9 +40,7 @@ def predict_model(
     return predict_space_net(spec, genotype, predictor, setting)
 
 
-def predict_space_net(
-    spec: SpaceSpec, genotype: Genotype, predictor: Predictor, setting: LatencySetting
-) -> Prediction:
+def predict_space_net(spec: SpaceSpec, genotype: Genotype, predictor: Predictor, setting: LatencySetting) -> Prediction:
     """
     Return the predicted latency of a net of the space, as if its decoder were one of convolutions.
 

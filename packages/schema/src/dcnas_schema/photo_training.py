@@ -14,17 +14,15 @@ Below1 = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 class PhotoNoiseParams(Section):
     """Additive white Gaussian noise on photos, in units of the [0, 1] pixel range."""
 
-    training: tuple[Sigma, Sigma]
-    """Range that each training image's noise level is drawn from, uniformly (paper, Sec. 4: [0, 1])."""
+    highest: Sigma
+    """Each training image's level is drawn uniformly from 0 to this (paper, Sec. 4: 1)."""
     sigmas: Annotated[tuple[Sigma, ...], Field(min_length=1)]
     """Noise levels of testing (protocol: eleven values evenly spaced on [0, 1])."""
     clip: bool
     """Clip the noisy image to [0, 1]; the protocol's default is not to."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.training[0] > self.training[1]:
-            raise ValueError(f"training range is empty: {list(self.training)}")
+    def _distinct(self) -> Self:
         if len(set(self.sigmas)) != len(self.sigmas):
             raise ValueError(f"noise levels repeat: {list(self.sigmas)}")
         return self

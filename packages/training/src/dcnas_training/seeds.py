@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-PURPOSES = ("weights", "shuffle", "noise", "validation_noise", "augmentation", "dropout", "genotype")
+PURPOSES = ("weights", "shuffle", "noise", "validation_noise", "crops", "jitter_order", "dropout", "genotype")
 """New ones go to the end: a purpose's seed depends on its place."""
 
 
