@@ -137,9 +137,7 @@ def _decode(content: bytes, size: int) -> _Decoded:
             turned = _orientation(image) >= 5
             full = image.size[::-1] if turned else image.size
             deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow opens 16-bit RGB as 8-bit
-            image.draft(
-                None, _draft_size(image, size)
-            )  # a JPEG is decoded at 1/2, 1/4 or 1/8, but at least twice as large as wanted
+            image.draft(None, _draft_size(image, size))  # a JPEG is decoded at 1/2, 1/4 or 1/8, but at least twice as large as wanted
             image.load()
             upright, repairs = _upright_rgb(image)
             storable = image.format in ("JPEG", "PNG") and image.mode == "RGB"
@@ -149,9 +147,7 @@ def _decode(content: bytes, size: int) -> _Decoded:
         raise RefusedError("too large") from error
     except UnidentifiedImageError as error:
         raise RefusedError("not an image") from error
-    except (
-        Exception
-    ) as error:  # a plug-in meets damage by whatever its parser stumbles over: struct.error, KeyError, SyntaxError, ...
+    except Exception as error:  # a plug-in meets damage by whatever its parser stumbles over: struct.error, KeyError, SyntaxError, ...
         raise RefusedError("truncated" if "truncated" in str(error).lower() else "corrupt") from error
     if deep and "16-bit" not in repairs:
         repairs = (*repairs, "16-bit")

@@ -104,8 +104,7 @@ def split_parts(
         return dict(parts)
     if "train" not in parts:
         raise BadInputError(
-            f"the photo set has the parts {', '.join(parts) or 'none'} and no train",
-            remedy="name the training part `train`",
+            f"the photo set has the parts {', '.join(parts) or 'none'} and no train", remedy="name the training part `train`"
         )
     given = parts.get("test", parts.get("validation"))
     shares = [params.validation_share] if given is not None else [params.validation_share, params.test_share]
@@ -200,9 +199,7 @@ def _listed_items(path: Path, root: Path, classes: Sequence[str]) -> list[PhotoI
     try:
         lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise BadInputError(
-            f"{path} cannot be read as a list of files: {error}", remedy="give the published list"
-        ) from error
+        raise BadInputError(f"{path} cannot be read as a list of files: {error}", remedy="give the published list") from error
     items = []
     for number, line in enumerate(lines, start=1):
         name, _, label = line.strip().rpartition(" ")

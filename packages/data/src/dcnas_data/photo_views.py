@@ -48,9 +48,7 @@ class CentreView:
         resized = torch.floor(raw.sizes * self._short / short)
         scale = raw.sizes / resized
         first = torch.round((resized - self._size) / 2) * scale
-        return resample(
-            raw.pixels, first=first, scale=scale, low=torch.zeros_like(first), high=raw.sizes, size=self._size
-        )
+        return resample(raw.pixels, first=first, scale=scale, low=torch.zeros_like(first), high=raw.sizes, size=self._size)
 
 
 class RandomView:
@@ -143,8 +141,7 @@ def resample(
     """
     batch, channels, height, width = pixels.shape
     down, across = (
-        _filters(first[:, d], scale[:, d], low[:, d], high[:, d], extent, size)
-        for d, extent in ((0, height), (1, width))
+        _filters(first[:, d], scale[:, d], low[:, d], high[:, d], extent, size) for d, extent in ((0, height), (1, width))
     )
     if flip is not None:
         across = torch.where(flip, across.flip(1), across)

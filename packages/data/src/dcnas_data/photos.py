@@ -126,7 +126,9 @@ def read_photos(path: Path) -> Photos:
             f"{path} holds {table.num_rows} images in {len(counts)} classes, which is not what its metadata says.",
             remedy="run: dvc repro generate_data",
         )
-    return Photos(images=table["image"], labels=labels, sizes=sizes, names=table["name"].to_pylist(), metadata=metadata)
+    return Photos(
+        images=table["image"], labels=labels, sizes=sizes, names=table["name"].to_pylist(), metadata=metadata
+    )
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
@@ -203,8 +205,7 @@ def _require_every_class(split: PhotoSplit, tally: _Tally, source: PhotoSource) 
         refused = [(item.name, reason) for item, reason in tally.refused if item.label == label]
         named = "; ".join(f"{file}: {reason}" for file, reason in refused[:_NAMED_IN_ERROR])
         raise BadInputError(
-            f"class {name} has no usable picture for {split}; {len(refused)} were refused"
-            + (f" ({named})" if named else ""),
+            f"class {name} has no usable picture for {split}; {len(refused)} were refused" + (f" ({named})" if named else ""),
             where="params.yaml: generate_data.photos",
             remedy="add pictures of this class, or leave it out",
         )

@@ -64,12 +64,7 @@ class PhotosParams(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        needs = {
-            "image_folder": ("root",),
-            "imagenet100": ("root",),
-            "parquet": ("files", "columns"),
-            "demo": ("most",),
-        }
+        needs = {"image_folder": ("root",), "imagenet100": ("root",), "parquet": ("files", "columns"), "demo": ("most",)}
         for key in needs[self.source]:
             if not getattr(self, key):
                 raise ValueError(f"{key} is empty: source {self.source} needs it")

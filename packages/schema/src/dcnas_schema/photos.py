@@ -13,14 +13,7 @@ PhotoSplit = Literal["train", "validation", "test"]
 SourceName = Literal["demo", "image_folder", "imagenet100", "parquet"]
 
 Refusal = Literal[
-    "missing or unreadable",
-    "not an image",
-    "corrupt",
-    "truncated",
-    "too large",
-    "too small",
-    "unsupported pixels",
-    "in another split",
+    "missing or unreadable", "not an image", "corrupt", "truncated", "too large", "too small", "unsupported pixels", "in another split"
 ]
 """
 Why a file was left out.
