@@ -30,9 +30,9 @@ def predict_model(
     spec: PhotoModelSpec, genotype: Genotype | None, predictor: Predictor, setting: LatencySetting
 ) -> Prediction | None:
     """
-    Return the predicted latency of a model in the profile's setting: its size, classes and batch; `None` where the profile has not its parts.
+    Return the predicted latency of a model in the profile's setting: its size, classes and batch.
 
-    That is so for every net outside the space, and for decoders of MBConvs.
+    It is `None` where the profile has not the model's parts: for nets outside the space, and for decoders of MBConvs.
     """
     if not isinstance(spec, SpaceSpec) or getattr(spec, "decoder", "conv") != "conv":
         return None
