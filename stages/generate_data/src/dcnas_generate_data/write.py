@@ -35,7 +35,7 @@ def write_splits(params: GenerateDataParams, out: Path) -> None:
                     params_sha256=digest_of(params),
                     seed=digits.seed,
                     inputs=(),
-                    device=_card(),
+                    device=making_card(),
                 ),
             )
             batches = compose_scenes(
@@ -50,7 +50,8 @@ def write_splits(params: GenerateDataParams, out: Path) -> None:
             report.update(done, f"{split}: {count} scenes")
 
 
-def _card() -> DeviceCard:
+def making_card() -> DeviceCard:
+    """Return the card of the machine that makes data: the result depends on no device."""
     return DeviceCard(
         kind="cpu",
         name=platform.machine(),
