@@ -97,9 +97,12 @@ def test_a_mixed_op_is_the_naive_sum(number: int, size: int, form: Form) -> None
     image = torch.randn((3, place.in_channels, 6, 5), generator=generator, dtype=torch.float64)
     logits = torch.randn(size, generator=generator, dtype=torch.float64)
     upstream = torch.randn((3, place.out_channels, *_after(place, 6, 5)), generator=generator, dtype=torch.float64)
-    ours, theirs = (image.clone().requires_grad_(), logits.clone().requires_grad_()), (
-        image.clone().requires_grad_(),
-        logits.clone().requires_grad_(),
+    ours, theirs = (
+        (image.clone().requires_grad_(), logits.clone().requires_grad_()),
+        (
+            image.clone().requires_grad_(),
+            logits.clone().requires_grad_(),
+        ),
     )
     output = block.all(ours[0].contiguous(memory_format=torch.channels_last), ours[1].softmax(0))
     weights = theirs[1].softmax(0)

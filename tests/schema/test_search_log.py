@@ -54,7 +54,7 @@ def test_a_spec_names_its_candidates_and_its_net() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "text"), [({"ms": 8.0}, "8 ms"), ({"relative": 1.2, "to": "mobilenetv2"}, "1.2 x mobilenetv2")]
+    ("target", "text"), [({"ms": 8.0}, "8 ms"), ({"relative": 1.2, "to": "mobilenet_v2"}, "1.2 x mobilenet_v2")]
 )
 def test_targets_come_in_two_kinds(target: dict[str, Any], text: str) -> None:
     """Milliseconds, or so many times a reference net's latency."""
@@ -62,7 +62,15 @@ def test_targets_come_in_two_kinds(target: dict[str, Any], text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", [{}, {"ms": 8.0, "relative": 1.0, "to": "a"}, {"relative": 1.0}, {"to": "a"}, {"ms": 8.0, "to": "a"}, {"ms": 0.0}]
+    "target",
+    [
+        {},
+        {"ms": 8.0, "relative": 1.0, "to": "resnet18"},
+        {"relative": 1.0},
+        {"to": "resnet18"},
+        {"ms": 8.0, "to": "resnet18"},
+        {"ms": 0.0},
+    ],
 )
 def test_half_or_double_targets_are_refused(target: dict[str, Any]) -> None:
     """A target is exactly one of the two kinds."""

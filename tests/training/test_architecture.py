@@ -63,7 +63,9 @@ def test_a_step_changes_the_architecture_alone() -> None:
     before = [value.detach().clone() for value in architecture.parameters()]
     ArchitectureOptimizer(architecture, ArchitectureParams()).step(loss)
     assert weight.grad is None
-    assert all(not torch.equal(old, new.detach()) for old, new in zip(before[:-1], architecture.parameters(), strict=False))
+    assert all(
+        not torch.equal(old, new.detach()) for old, new in zip(before[:-1], architecture.parameters(), strict=False)
+    )
     assert torch.equal(before[-1], architecture.log_betas[-1].detach()), "a stage of one block has no choice"
     torch.testing.assert_close(architecture.log_alphas.detach().exp().sum(1), torch.ones(18))
     for log_beta in architecture.log_betas:

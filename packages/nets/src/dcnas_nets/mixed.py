@@ -92,7 +92,5 @@ class MixedBlock(nn.Module):
         expand = torch.cat([member.expand for member in members])
         depthwise = torch.cat([member.depthwise for member in members])
         features = norm_act(F.conv2d(x, expand), place.activation)
-        features = F.conv2d(
-            features, depthwise, stride=place.stride, padding=kernel_size // 2, groups=len(depthwise)
-        )
+        features = F.conv2d(features, depthwise, stride=place.stride, padding=kernel_size // 2, groups=len(depthwise))
         return norm_act(features, place.activation).split([member.width for member in members], dim=1)

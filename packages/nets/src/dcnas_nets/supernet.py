@@ -46,7 +46,7 @@ class Supernet(nn.Module):
         self, ops: Sequence[OpName], widths: Sequence[Sequence[int]], *, classes: int, decoder: bool, form: Form
     ) -> None:
         super().__init__()
-        self.ops = tuple(ops)
+        self.ops, self.classes = tuple(ops), classes
         fixed = {
             part.key.part: without_affine_norms(build_part(part))
             for part in _fixed_parts(classes)
@@ -148,9 +148,7 @@ class Supernet(nn.Module):
             x = part(x)
         return x
 
-    def _run(
-        self, stem: Tensor, step: _Step, depth_weights: DepthWeights | None, size: tuple[int, int]
-    ) -> SpaceOutput:
+    def _run(self, stem: Tensor, step: _Step, depth_weights: DepthWeights | None, size: tuple[int, int]) -> SpaceOutput:
         x, place, maps = stem, 0, [stem]
         for number, depth in enumerate(STAGE_DEPTHS):
             outputs = []

@@ -5,6 +5,7 @@ All latencies are in ms, of one forward pass of a whole batch of the latency pro
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import pyarrow as pa
@@ -166,7 +167,7 @@ def argmax_flips(choices: Sequence[Sequence[int]]) -> list[int]:
         choices: Epoch x block.
     """
     blocks = len(choices[0]) if choices else 0
-    pairs = list(zip(choices, choices[1:], strict=False))
+    pairs = list(pairwise(choices))
     return [sum(before[block] != after[block] for before, after in pairs) for block in range(blocks)]
 
 

@@ -4,8 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dcnas_schema.params import MOST, Count, CountOrZero, Name, Positive, Precision, Section, _no_boolean
-from dcnas_schema.space import OP_SETS, NetKind, OpName
+from dcnas_schema.params import MOST, Count, CountOrZero, Positive, Precision, Section, _no_boolean
+from dcnas_schema.photo_models import BaselineClassifier
+from dcnas_schema.photo_params import JitterParams, PhotoViewParams
+from dcnas_schema.photo_training import PhotoLossParams
+from dcnas_schema.space import OP_SETS, SMALLEST_INPUT, NetKind, OpName
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bound = Literal["classifier", "joint", "denoiser"]
@@ -14,12 +17,12 @@ KIND_OF_BOUND: dict[Bound, NetKind] = {"classifier": "c_nas", "joint": "dc_nas",
 
 
 class TargetSpec(Section):
-    """The latency to search for: `{ms: 8.0}`, or `{relative: 1.2, to: mobilenetv2}`; of one pass of the latency profile's batch."""
+    """The latency to search for: `{ms: 8.0}`, or `{relative: 1.2, to: mobilenet_v2}`; of one pass of the latency profile's batch."""
 
     ms: Positive | None = None
     relative: Positive | None = None
     """Times the latency of the reference net `to`, timed on this device as the profile is."""
-    to: Name | None = None
+    to: BaselineClassifier | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -84,18 +87,6 @@ class TemperatureParams(Section):
     decay: Annotated[float, Field(gt=0, le=1)] = 0.96
 
 
-class SearchLossParams(Section):
-    """Eq. 2 and 3 of the paper, for `loss: both`; the classification loss alone is a plain cross-entropy, as in TF-NAS."""
-
-    cross_entropy: NotNegative = 0.1
-    denoising: NotNegative = 0.9
-    """Weight of `charbonnier` * L_Char + `ssim` * (1 - SSIM)."""
-    charbonnier: NotNegative = 0.8
-    ssim: NotNegative = 0.2
-    charbonnier_epsilon: Positive = 1e-3
-    """In units of the [0, 1] pixel range (assumed: the customary value)."""
-
-
 class SearchSupernetParams(Section):
     """
     Section of the pipeline stage search_supernet.
@@ -108,8 +99,17 @@ class SearchSupernetParams(Section):
     """First epochs, in which weights alone are trained."""
     batch_size: Annotated[int, Field(ge=2, le=MOST)] = 32
     """Images a step, of weights and of the architecture; at least 2, because batch norm needs more than one value."""
-    image_size: Annotated[int, Field(ge=32, le=4096)] = 224
-    """Height and width of an image in pixels while searching; the target is at the latency profile's size."""
+    view: PhotoViewParams = PhotoViewParams(
+        size=224,
+        scale=(0.08, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        flip=0.5,
+        jitter=JitterParams(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2),
+        centre_share=224 / 256,
+        memory_mb=16_000,
+    )
+    """How the nets see the pictures while searching: random for weights, centred for the architecture (TF-NAS); a target is at the
+    latency profile's size."""
     learning_rate: Positive = 0.02
     """SGD's at the start, falling to 0 along a cosine, epoch by epoch (paper: 2e-2; TF-NAS: 0.025)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -120,9 +120,14 @@ class SearchSupernetParams(Section):
     temperature: TemperatureParams = TemperatureParams()
     latency_weight: NotNegative = 0.1
     """Of |expected latency / target - 1| in the architecture's loss."""
-    loss: SearchLossParams = SearchLossParams()
-    sigma: tuple[NotNegative, NotNegative] = (0.0, 1.0)
-    """Noise of `images: noisy`: uniform between these, one value an image, in units of the [0, 1] pixel range (paper, Sec. 4)."""
+    loss: PhotoLossParams = PhotoLossParams(
+        cross_entropy=0.1, denoising=0.9, charbonnier=0.8, ssim=0.2, charbonnier_epsilon=1e-3, label_smoothing=0.0
+    )
+    """Eq. 2 and 3 for `loss: both`; a search does not smooth labels (TF-NAS)."""
+    sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 1.0
+    """Noise of `images: noisy`: uniform from 0 to this, one value an image, in units of the [0, 1] pixel range (paper, Sec. 4: 1)."""
+    clip: bool = False
+    """Clip the noisy image to [0, 1]; the protocol's default is not to."""
     precision: Precision = "auto"
     """`auto`: fp32 on a CPU, where bf16 was slower; on CUDA bf16 where the device multiplies it."""
     memory_format: Literal["auto", "channels_last", "contiguous"] = "auto"
@@ -133,9 +138,11 @@ class SearchSupernetParams(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} leave none of {self.epochs} epochs to the architecture")
-        if self.sigma[0] > self.sigma[1]:
-            raise ValueError(f"sigma range is empty: {list(self.sigma)}")
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs} leave none of {self.epochs} epochs to the architecture"
+            )
+        if self.view.size < SMALLEST_INPUT:
+            raise ValueError(f"view.size is {self.view.size}: the search space takes {SMALLEST_INPUT} pixels or more")
         return self
 
 

@@ -48,7 +48,9 @@ def starting_widths(ops: Sequence[OpName], *, width_multiple: int) -> list[list[
     return [[_start(place, op, width_multiple) for op in ops] for place in range(len(PLACES))]
 
 
-def scale_widths(blocks: Sequence[ElasticBlock], latency_ms: Latency, *, target_ms: float, width_multiple: int) -> list[int]:
+def scale_widths(
+    blocks: Sequence[ElasticBlock], latency_ms: Latency, *, target_ms: float, width_multiple: int
+) -> list[int]:
     """
     Return the blocks' new widths.
 

@@ -72,7 +72,9 @@ def expected_latency_ms(
     if depth_weights is None:
         return expected.sum() + rest_ms
     stages = expected.split(list(STAGE_DEPTHS))
-    return sum_of([(stage.cumsum(0) * depth).sum() for stage, depth in zip(stages, depth_weights, strict=True)]) + rest_ms
+    return (
+        sum_of([(stage.cumsum(0) * depth).sum() for stage, depth in zip(stages, depth_weights, strict=True)]) + rest_ms
+    )
 
 
 def latency_loss(expected_ms: Float[Tensor, ""], target_ms: float) -> Float[Tensor, ""]:

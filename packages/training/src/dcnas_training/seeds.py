@@ -6,7 +6,10 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-PURPOSES = ("weights", "shuffle", "noise", "validation_noise", "crops", "jitter_order", "dropout", "genotype")
+PURPOSES = (
+    *("weights", "shuffle", "noise", "validation_noise", "crops", "jitter_order", "dropout", "genotype"),
+    *("paths", "gumbel", "architecture_shuffle", "architecture_noise"),
+)
 """New ones go to the end: a purpose's seed depends on its place."""
 
 
