@@ -17,10 +17,10 @@ from dcnas_nets.photo_nets import build_photo_net
 from dcnas_retrain import photo_loop
 from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
 from dcnas_retrain.photo_loop import PhotoRun, PhotoState, start_photo_state, train_on_photos
+from dcnas_schema.params import Params, load_params
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.photo_models import images_of, task_of
 from dcnas_schema.photo_records import PHOTO_TRAINING_LOG, PhotoTrainingMetadata
-from dcnas_schema.photo_settings import PhotoSettings, load_photo_settings
 from dcnas_training.checkpoints import CheckpointFolder, load_tensors
 from dcnas_training.execution import Execution
 
@@ -30,21 +30,21 @@ SMALL_NET = {"kind": "dc_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}}
 
 
 @pytest.fixture
-def settings(tmp_path: Path, write_photo_params: Callable[..., Path]) -> Callable[..., PhotoSettings]:
+def settings(tmp_path: Path, write_photo_params: Callable[..., Path]) -> Callable[..., Params]:
     """A function that gives the tiny settings for photos, with changes."""
-    return lambda changes=None: load_photo_settings(write_photo_params(tmp_path / "settings.yaml", changes))
+    return lambda changes=None: load_params(write_photo_params(tmp_path / "settings.yaml", changes))
 
 
 @pytest.fixture
-def train(tmp_path: Path, tiny_photos: Path, settings: Callable[..., PhotoSettings]) -> Train:
+def train(tmp_path: Path, tiny_photos: Path, settings: Callable[..., Params]) -> Train:
     """A function that trains a model on photos in this process and returns the folder of its outputs."""
 
     def run(
         model: str, changes: Mapping[str, Any] | None = None, *, seed: int = 0, out: str = "out",
-        scratch: str = "scratch", photos: Path = tiny_photos, genotype: Path | None = None, profile: Path | None = None,
+        scratch: str = "scratch", photos: Path = tiny_photos, genotype: Path | None = None,
     ) -> Path:  # fmt: skip
         job = PhotoJob(
-            model=model, seed=seed, settings=settings(changes), photos=photos, genotype=genotype, profile=profile,
+            model=model, seed=seed, settings=settings(changes), photos=photos, genotype=genotype,
             scratch=tmp_path / scratch,
         )  # fmt: skip
         train_photo_job(job, tmp_path / out)
@@ -60,7 +60,7 @@ def read_log(folder: Path) -> tuple[dict[str, list[Any]], PhotoTrainingMetadata]
 
 
 @pytest.mark.parametrize("model", ["dc_nas", "d_nas", "c_nas", "resnet18", "dcnet_s"])
-def test_every_kind_of_model_trains(train: Train, settings: Callable[..., PhotoSettings], model: str) -> None:
+def test_every_kind_of_model_trains(train: Train, settings: Callable[..., Params], model: str) -> None:
     """Weights fit the model; the log has a finite row an epoch, null where the model lacks the task, and says what was trained."""
     out = train(model)
     spec = settings().photo_models[model]
@@ -128,7 +128,7 @@ def test_every_part_of_the_recipe_reaches_the_weights(train: Train, changes: dic
 
 
 @pytest.fixture
-def new_run(tmp_path: Path, tiny_photos: Path, settings: Callable[..., PhotoSettings]) -> Callable[..., PhotoRun]:
+def new_run(tmp_path: Path, tiny_photos: Path, settings: Callable[..., Params]) -> Callable[..., PhotoRun]:
     """A function that gives a training run on photos at its start; runs with one name share their checkpoints."""
     device = torch.device("cpu")
     stores = [
@@ -246,14 +246,12 @@ def test_a_damaged_photo_set_is_refused_by_name(train: Train, tmp_path: Path, ti
         train("unet_s", photos=tmp_path)
 
 
-def test_checkpoints_of_another_run_are_removed(
-    train: Train, tmp_path: Path, settings: Callable[..., PhotoSettings]
-) -> None:
+def test_checkpoints_of_another_run_are_removed(train: Train, tmp_path: Path, settings: Callable[..., Params]) -> None:
     """The folder of a model and seed holds the checkpoints of one run alone."""
     for epochs in (1, 2):
         train("dcnet_s", {"retrain_photos.epochs": epochs})
     job = PhotoJob(
-        model="dcnet_s", seed=0, settings=settings(), photos=tmp_path, genotype=None, profile=None,
+        model="dcnet_s", seed=0, settings=settings(), photos=tmp_path, genotype=None,
         scratch=tmp_path / "scratch",
     )  # fmt: skip
     assert len(list(photo_checkpoints_of(job).iterdir())) == 1
