@@ -191,6 +191,6 @@ def _sizes(sizes: Iterable[tuple[int, int]]) -> str:
     return _either(f"{height}x{width}" for height, width in sizes)
 
 
-def _either(values: Iterable[object]) -> str:
-    """Return the different values, each once, in order."""
-    return " or ".join(str(value) for value in sorted(set(values), key=lambda value: (str(type(value)), value)))  # type: ignore[arg-type,return-value] # one type each
+def _either(values: Iterable[int | str]) -> str:
+    """Return the different values, each once, in order: numbers by size, texts by letter."""
+    return " or ".join(map(str, sorted(set(values), key=lambda value: (isinstance(value, str), value))))
