@@ -117,6 +117,17 @@ def tiny_scenes(tiny_params: Callable[..., Params], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
+def simulated_profile(tiny_params: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The latency profile of the simulated device with the tiny parameters; tests must leave it as it is."""
+    from dcnas_profile_latency.job import Settings, profile_job
+
+    params, folder = tiny_params(), tmp_path_factory.mktemp("simulated")
+    settings = Settings(device=params.device, profile_latency=params.profile_latency)
+    profile_job(settings, folder / "profile.parquet", folder / "scratch")
+    return folder / "profile.parquet"
+
+
+@pytest.fixture(scope="session")
 def start() -> Callable[..., subprocess.Popen[str]]:
     """A function that starts this Python with arguments, as no child of DVC, its output caught."""
 

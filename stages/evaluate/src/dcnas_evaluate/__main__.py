@@ -27,12 +27,14 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, required=True, help="folder with test.parquet")
     parser.add_argument("--trained", type=Path, required=True, help="folder with weights.safetensors and log.parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder for record and panel")
-    parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        default=Path(".scratch"),
+        help="folder for locks and the machine's best time of the reference op, never an output",
+    )
     arguments = parser.parse_args()
     die_with_parent()
-    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
-    from dcnas_evaluate.job import Job, evaluate_job
-
     params = load_params(arguments.params)
     if arguments.model not in params.models:
         raise BadInputError(
@@ -41,8 +43,16 @@ def main() -> None:
             remedy=f"known are {', '.join(params.models)}",
         )
     require_writable(arguments.out)
+    # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
+    from dcnas_evaluate.job import Job, evaluate_job
+
     job = Job(
-        model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, trained=arguments.trained
+        model=arguments.model,
+        seed=arguments.seed,
+        params=params,
+        scenes=arguments.scenes,
+        trained=arguments.trained,
+        scratch=arguments.scratch,
     )
     with exclusive_run(arguments.out, arguments.scratch):
         evaluate_job(job, arguments.out)

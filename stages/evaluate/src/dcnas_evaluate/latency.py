@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dcnas_latency.call import WARM_CALLS, CallPlan, measure_call
+from dcnas_latency.canary import CanaryStore
+from dcnas_latency.card import fingerprint
 from dcnas_latency.lock import device_lock
 from dcnas_nets.models import Output, SceneModel, example_input
 from dcnas_schema.params import LatencyParams
@@ -31,12 +34,21 @@ class _Pass:
 
 
 def measure_latency(
-    model: SceneModel, execution: Execution, card: DeviceCard, params: LatencyParams, *, image_size: int
+    model: SceneModel,
+    execution: Execution,
+    card: DeviceCard,
+    params: LatencyParams,
+    *,
+    image_size: int,
+    scratch: Path,
 ) -> MeasuredLatency:
     """
     Time `model`, which is in eval mode on its device, on random images of `image_size` by `image_size` pixels.
 
     Waits until it has the device of `card` to itself.
+
+    Args:
+        scratch: Folder where this machine's best time of the reference op is kept, as profile_latency keeps it.
     """
     device = execution.device
     image, corners = example_input(params.batch, image_size, image_size, device)
@@ -49,8 +61,17 @@ def measure_latency(
         with torch.inference_mode(), execution.autocast():
             yield
 
+    def store_of(op: str) -> CanaryStore:
+        return CanaryStore(
+            folder=scratch / "canary",
+            fingerprint=fingerprint(card),
+            runtime="torch_eager",
+            threads=card.threads,
+            op=op,
+        )
+
     with device_lock(card, exclusive=True):
-        found = measure_call(one_pass, device, plan, context=inference)
+        found = measure_call(one_pass, device, plan, context=inference, store_of=store_of)
     timing = found.timing
     return MeasuredLatency(
         batch=params.batch,

@@ -24,11 +24,11 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
-    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
-    from dcnas_generate_data.write import write_splits
-
     params = load_params(arguments.params)
     require_writable(arguments.out)
+    # here, because a wrong parameter needs neither numpy nor pyarrow
+    from dcnas_generate_data.write import write_splits
+
     with exclusive_run(arguments.out, arguments.scratch):
         write_splits(params.generate_data, arguments.out)
 

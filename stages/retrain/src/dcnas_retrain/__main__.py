@@ -30,9 +30,6 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     die_with_parent()
-    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
-    from dcnas_retrain.job import Job, checkpoints_of, train_job
-
     params = load_params(arguments.params)
     if arguments.model not in params.models:
         raise BadInputError(
@@ -41,6 +38,9 @@ def main() -> None:
             remedy=f"known are {', '.join(params.models)}",
         )
     require_writable(arguments.out)
+    # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
+    from dcnas_retrain.job import Job, checkpoints_of, train_job
+
     job = Job(
         model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, scratch=arguments.scratch
     )
