@@ -76,7 +76,7 @@ def evaluate(
     ) -> Path:  # fmt: skip
         job = PhotoJob(
             model=model, seed=0, settings=settings(changes), photos=photos, trained=folder or trained(model),
-            profile=profile,
+            profile=profile, scratch=tmp_path / "scratch",
         )  # fmt: skip
         evaluate_photo_job(job, tmp_path / out)
         return tmp_path / out

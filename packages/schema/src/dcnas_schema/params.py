@@ -208,7 +208,7 @@ class LatencyParams(Section):
     repeats: Annotated[int, Field(ge=3, le=MOST)]
     """Timed passes (paper: 1000); up to three times as many where fewer than five are accepted."""
     canary_band_pct: Positive
-    """Passes are rejected when the reference op beside them is this much slower than the best of the same run."""
+    """Passes are rejected when the reference op beside them is this much slower than this machine's best."""
 
 
 class GateLimits(Section):

@@ -47,9 +47,6 @@ def main() -> None:
 
 
 def _train_on_scenes(arguments: argparse.Namespace) -> None:
-    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
-    from dcnas_retrain.job import Job, checkpoints_of, train_job
-
     params = load_params(arguments.params)
     if arguments.model not in params.models:
         raise BadInputError(
@@ -58,6 +55,9 @@ def _train_on_scenes(arguments: argparse.Namespace) -> None:
             remedy=f"known are {', '.join(params.models)}",
         )
     require_writable(arguments.out)
+    # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
+    from dcnas_retrain.job import Job, checkpoints_of, train_job
+
     job = Job(
         model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, scratch=arguments.scratch
     )
@@ -66,11 +66,12 @@ def _train_on_scenes(arguments: argparse.Namespace) -> None:
 
 
 def _train_on_photos(arguments: argparse.Namespace) -> None:
-    from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
-
     settings = load_photo_settings(arguments.params)
     settings.model_named(arguments.model, where=arguments.params)
     require_writable(arguments.out)
+    # here, because torch takes seconds to import
+    from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
+
     job = PhotoJob(
         model=arguments.model,
         seed=arguments.seed,

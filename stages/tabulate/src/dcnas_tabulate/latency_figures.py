@@ -252,7 +252,7 @@ def _kind_handles(accuracy: Sequence[Accuracy]) -> list[Line2D]:
 
 def _use_handles(metadata: ProfileMetadata, theme: str) -> list[Line2D | Patch]:
     ink, fit = THEMES[theme]["ink"], metadata.calibration
-    interval = f"{100 * fit.confidence:.0f} % prediction interval: ±{fit.interval_pct:.1f} %"
+    interval = f"{100 * fit.confidence:g} % prediction interval: ±{fit.interval_pct:.1f} %"
     return [
         Line2D([], [], color=ink, lw=0.8, ls=":", label="right: errors of ±5 % and ±10 %"),
         Line2D([], [], color=ink, ls="", marker="o", label="held out, with the 95 % interval of its median"),

@@ -11,7 +11,8 @@ from dcnas_harness.files import sha256_of
 from dcnas_latency.files import read_profile
 from dcnas_schema.latency import Entry, GateCheck, ProfileMetadata
 from dcnas_tabulate.latency_figures import FIGURES
-from dcnas_tabulate.page import card_items, list_html, picture
+from dcnas_tabulate.notes import card_items, percent
+from dcnas_tabulate.page import drawing, list_html
 
 _COLUMNS = ("section", "item", "quantity", "value", "unit", "limit", "passed", "note")
 _READING = (
@@ -108,10 +109,7 @@ def latency_section(result: LatencyResult, figures: Path) -> str:
         "<h3>The predictor on held-out whole nets</h3>",
         _html_grid(_accuracy_grid(metadata)),
         f"<p class=note>{html.escape(_reading(metadata))}</p>",
-        *(
-            f"<h3>{html.escape(title)}</h3>{picture(figures, name, 'svg', title)}"
-            for name, (_, title) in FIGURES.items()
-        ),
+        *(f"<h3>{html.escape(title)}</h3>{drawing(figures, name, title)}" for name, (_, title) in FIGURES.items()),
         "<h3>The table over the width</h3>",
         list_html(_plan_items(metadata)),
         f"<h3>Noise gate: {_verdict(metadata)}</h3>",
@@ -159,7 +157,7 @@ def _accuracy_grid(metadata: ProfileMetadata) -> Grid:
         "Kendall",
         "Bias (%)",
         "Worst (%)",
-        f"Inside the {100 * fit.confidence:.0f} % interval (%)",
+        f"Inside the {percent(fit.confidence)} interval (%)",
         "MAPE of the plain table (%)",
         "Scale",
         "Overhead (ms)",
