@@ -5,6 +5,7 @@ Rooms that jaxtyping checks are imported inside the fixtures: a conftest is load
 """
 
 import copy
+import io
 import json
 import os
 import subprocess
@@ -13,12 +14,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
+from dcnas_schema.genotype import Genotype, uniform_genotype
 from dcnas_schema.params import Params, read_yaml
 from dcnas_schema.parquet import with_metadata, write_parquet
+from dcnas_schema.photos import PHOTOS, PhotosMetadata
 from dcnas_schema.provenance import DeviceCard, DeviceState, Provenance
 from dcnas_schema.records import (
     PANEL,
@@ -29,6 +34,8 @@ from dcnas_schema.records import (
     PanelMetadata,
     Protocol,
 )
+from dcnas_schema.search_log import DerivedGenotype, PredictedLatency
+from dcnas_schema.search_params import SearchSpec, TargetSpec
 
 TESTS = Path(__file__).resolve().parent
 TINY = {
@@ -292,3 +299,176 @@ def _latency(median_ms: float, noise: Sequence[str]) -> MeasuredLatency:
         before=DeviceState(load_average=0.1),
         after=DeviceState(load_average=0.2),
     )
+
+
+PHOTO_SETTINGS: dict[str, Any] = {
+    "device": {"kind": "cpu", "threads": 1},
+    "photo_view": {
+        "size": 32,
+        "scale": [0.5, 1.0],
+        "ratio": [0.75, 1.3333],
+        "flip": 0.5,
+        "jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2},
+        "centre_share": 0.875,
+        "memory_mb": 100,
+    },
+    "photo_noise": {"highest": 1.0, "sigmas": [0.0, 0.25, 0.5], "clip": False},
+    "photo_models": {
+        "dc_nas": {"kind": "dc_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}},
+        "d_nas": {"kind": "d_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}},
+        "c_nas": {"kind": "c_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}, "images": "clean"},
+        "searched": {"kind": "c_nas", "search": "small"},
+        "random": {"kind": "c_nas", "random": {"like": "small", "ops": 4, "tolerance_pct": 5.0}},
+        "resnet18": {"kind": "resnet18"},
+        "dcnet_s": {"kind": "dc_net", "unet": {"depth": 4, "base": 8, "multiplier": 1.5, "convs": 2}},
+        "unet_s": {"kind": "unet", "unet": {"depth": 4, "base": 8, "multiplier": 1.5, "convs": 2}},
+    },
+    "retrain_photos": {
+        "epochs": 2,
+        "batch_size": 4,
+        "learning_rate": 0.2,
+        "learning_rate_batch": 32,
+        "momentum": 0.9,
+        "weight_decay": 1e-5,
+        "warmup": {"epochs": 5, "above_batch": 256},
+        "grad_clip": 5.0,
+        "dropout": 0.2,
+        "drop_connect": 0.2,
+        "loss": {
+            "cross_entropy": 0.1,
+            "denoising": 0.9,
+            "charbonnier": 0.8,
+            "ssim": 0.2,
+            "charbonnier_epsilon": 1e-3,
+            "label_smoothing": 0.1,
+        },
+        "train_on": "train",
+        "precision": "fp32",
+        "memory_format": "auto",
+    },
+    "evaluate_photos": {
+        "batch_size": 4,
+        "noise_seed": 0,
+        "precision": "fp32",
+        "latency": {"measure": False, "batch": 2, "warmup": 1, "repeats": 5, "canary_band_pct": 50.0},
+        "panel": {"images": 3, "sigmas": [0.5]},
+    },
+}
+"""Sections of params.yaml for models on photos, at a size that trains in a second."""
+PHOTO_CLASSES = ("cat", "dog", "owl")
+
+
+@pytest.fixture(scope="session")
+def write_photo_params() -> Callable[..., Path]:
+    """A function that writes the tiny sections for photos, with changes, to a file and returns its path."""
+
+    def write(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
+        values = copy.deepcopy(PHOTO_SETTINGS)
+        for name, value in (changes or {}).items():
+            section = values
+            *above, last = name.split(".")
+            for key in above:
+                section = section[key]
+            section[last] = value
+        with path.open("w", encoding="utf-8") as file:
+            YAML(typ="safe").dump(values, file)
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_photos(provenance: Callable[..., Provenance], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three splits of three classes, 12, 6 and 5 pictures of 40x48 pixels; tests must leave it as it is."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number, (split, count) in enumerate({"train": 12, "validation": 6, "test": 5}.items()):
+        _write_photo_split(folder / f"{split}.parquet", split, count, seed=number, made=provenance(item="photos"))
+    return folder
+
+
+def _write_photo_split(path: Path, split: Any, count: int, *, seed: int, made: Provenance) -> None:
+    labels = [number % len(PHOTO_CLASSES) for number in range(count)]
+    rows = [_photo_row(label, np.random.Generator(np.random.PCG64([seed, i]))) for i, label in enumerate(labels)]
+    metadata = PhotosMetadata(
+        split=split,
+        source="image_folder",
+        classes=PHOTO_CLASSES,
+        images=count,
+        per_class=tuple(labels.count(label) for label in range(len(PHOTO_CLASSES))),
+        size=40,
+        seed=0,
+        refused={},
+        repaired={},
+        refused_files=(),
+        content_sha256="0" * 64,
+        provenance=made,
+    )
+    batch = pa.RecordBatch.from_pylist(rows, schema=PHOTOS)
+    write_parquet(path, with_metadata(PHOTOS, metadata), [batch])
+
+
+def _photo_row(label: int, generator: np.random.Generator) -> dict[str, Any]:
+    """A picture whose brightest channel is its class, a wave of random phase over it."""
+    wave = (
+        np.sin(np.arange(48) / 6 + generator.uniform(0, 6))
+        * np.cos(np.arange(40) / 9 + generator.uniform(0, 6))[:, None]
+    )
+    pixels = np.full((40, 48, 3), 60.0) + 40 * wave[..., None]
+    pixels[..., label] += 100
+    encoded = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(encoded, "PNG")
+    return {
+        "image": encoded.getvalue(),
+        "label": label,
+        "height": 40,
+        "width": 48,
+        "name": "x.png",
+        "box": [0, 0, 40, 48],
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_profile(tiny_params: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A latency profile of the simulated device, as the smoke preset makes it; tests must leave it as it is."""
+    from dcnas_profile_latency.job import Settings, profile_job
+
+    params, folder = tiny_params(), tmp_path_factory.mktemp("profile")
+    settings = Settings(device=params.device, profile_latency=params.profile_latency)
+    profile_job(settings, folder / "profile.parquet", folder / "scratch")
+    return folder / "profile.parquet"
+
+
+@pytest.fixture(scope="session")
+def tiny_genotype(
+    tiny_profile: Path, provenance: Callable[..., Provenance], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A genotype as derive_genotype writes it, of the search `small`: k3 without SE, 3 times as wide as its input, a block short."""
+    from dcnas_latency.files import read_profile
+
+    _, metadata = read_profile(tiny_profile)
+    stages = uniform_genotype("k3_e3", 3).stages
+    derived = DerivedGenotype(
+        search="small",
+        seed=5,
+        spec=SearchSpec(
+            ops=4,
+            beta="removed",
+            images="clean",
+            loss="classification",
+            bound="classifier",
+            target=TargetSpec(ms=1.0),
+            width_multiple=8,
+        ),
+        genotype=Genotype(stages=(stages[0][:1], *stages[1:])),
+        target_ms=1.0,
+        bound="c_nas",
+        setting=metadata.setting,
+        predicted={"c_nas": PredictedLatency(ms=1.0, low_ms=0.9, high_ms=1.1)},
+        cost={},
+        measured=None,
+        not_measured="a test",
+        provenance=provenance(item="small-5"),
+    )
+    path = tmp_path_factory.mktemp("genotype") / "genotype.json"
+    path.write_text(derived.model_dump_json(), encoding="utf-8")
+    return path

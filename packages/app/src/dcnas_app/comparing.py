@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +16,7 @@ from scipy.stats import spearmanr
 from dcnas_harness.errors import BadInputError
 from dcnas_latency.files import read_profile
 from dcnas_latency.table import LookupTable
-from dcnas_schema.keys import LatencyKey, Part, PartName
+from dcnas_schema.keys import PROFILED_PARTS, LatencyKey, Part
 from dcnas_schema.latency import Entry, ProfileMetadata
 from dcnas_schema.provenance import Record
 from dcnas_schema.space import NET_KINDS
@@ -27,7 +26,6 @@ _CLOSE_PCT = 5.0
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _OUTCOMES = frozenset({"rejected", "seconds"})
 """Fields of the protocol that tell how it went, not what it was."""
-_PARTS: tuple[PartName, ...] = get_args(PartName)
 _HEAD = f"{'':<14}{'matched':>8}{'interpolated':>14}{'median':>9}{'5th':>9}{'95th':>9}{'within 5 %':>12}{'of the median':>15}"
 
 
@@ -144,7 +142,7 @@ def matched_nets(a: ProfileMetadata, b: ProfileMetadata) -> list[Pair]:
 
 def ratio_lines(parts: Sequence[Pair], nets: Sequence[Pair]) -> list[str]:
     """Return the table of ratios: a row a kind of part and a kind of net, each with percentiles and shares within 5 %."""
-    lines = [_HEAD, *_rows(parts, _PARTS), _row("all parts", parts)]
+    lines = [_HEAD, *_rows(parts, PROFILED_PARTS), _row("all parts", parts)]
     if not nets:
         return [*lines, "whole nets: none was measured in both (other seeds, or other candidate ops)"]
     lines += ["whole nets, measured:", *_rows(nets, NET_KINDS), _row("all nets", nets)]
@@ -165,7 +163,7 @@ def picture(a: Profile, b: Profile, parts: Sequence[Pair], nets: Sequence[Pair])
         axes.set_xlabel("A: latency (ms a batch)")
         axes.set_ylabel("B: latency (ms a batch)")
     ratios.set_ylabel("B over A")
-    _scatter(both, parts, _PARTS, log=True)
+    _scatter(both, parts, PROFILED_PARTS, log=True)
     _scatter(whole, nets, NET_KINDS, log=False)
     _draw_ratios(ratios, parts)
     text = "\n".join(f"{name}: {line}" for name, p in (("A", a), ("B", b)) for line in textwrap.wrap(_title(p), 170))
@@ -275,7 +273,7 @@ def _scatter(axes: Axes, pairs: Sequence[Pair], groups: Sequence[str], *, log: b
 
 def _draw_ratios(axes: Axes, pairs: Sequence[Pair]) -> None:
     ratios = [pair.ratio for pair in pairs]
-    _points(axes, pairs, _PARTS, ratios)
+    _points(axes, pairs, PROFILED_PARTS, ratios)
     _log_axis(axes)
     (left, right), limits = axes.get_xlim(), axes.get_ylim()
     x, median = np.array([left, right]), float(np.median(ratios))

@@ -1,1 +1,1 @@
-"""Two-digit scenes, noise, and batches that wait for nothing."""
+"""Two-digit scenes, photographs, noise, and batches that wait for nothing."""

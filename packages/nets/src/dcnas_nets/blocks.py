@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dcnas_schema.keys import Part
-from dcnas_schema.space import Activation
+from dcnas_schema.space import DECODER_EXPAND_RATIO, Activation
 
 
 class ConvBNAct(nn.Sequential):
@@ -58,7 +58,8 @@ class MBConv(nn.Module):
     Inverted residual: expand, depthwise convolution, squeeze and excite, project (Sandler et al. 2018).
 
     There is no expansion where `mid_channels` equals `in_channels`, no squeeze where `se_channels` is 0, and a residual where the
-    output has the input's shape.
+    output has the input's shape. `drop_connect` is the chance that an image of the batch gets, in training, the residual alone; nets
+    set it, and 0 leaves the block as it is.
     """
 
     def __init__(
@@ -84,26 +85,49 @@ class MBConv(nn.Module):
         layers["project"] = ConvBNAct(mid_channels, out_channels, 1, activation=None)
         self.layers = nn.Sequential(layers)
         self.residual = stride == 1 and in_channels == out_channels
+        self.drop_connect = 0.0
 
     def forward(self, x_BCHW: Float[Tensor, "batch ch height width"]) -> Float[Tensor, "batch out h2 w2"]:
         """Return the block's features, ceil(size / stride) large."""
         features: Tensor = self.layers(x_BCHW)
-        return features + x_BCHW if self.residual else features
+        if not self.residual:
+            return features
+        if self.training and self.drop_connect:
+            features = drop_connect(features, self.drop_connect)
+        return features + x_BCHW
+
+
+def drop_connect(x_BCHW: Float[Tensor, "batch ch height width"], rate: float) -> Float[Tensor, "batch ch height width"]:
+    """
+    Zero whole images of the batch with chance `rate` and scale the others up, so that the mean stays (Huang et al. 2016).
+
+    The chance is drawn from torch's global generator of the device: whoever trains seeds it for each step.
+    """
+    kept = x_BCHW.new_empty((len(x_BCHW), 1, 1, 1)).bernoulli_(1 - rate)
+    return x_BCHW / (1 - rate) * kept
 
 
 class DecoderLevel(nn.Module):
     """
-    One level of the decoder: biased 2x2 transposed convolution, joined encoder map, two 3x3 convolutions with batch norm and ReLU.
+    One level of the decoder: biased transposed convolution without overlap, joined encoder map, two 3x3 convolutions with batch norm
+    and ReLU, or MBConvs (k3, e3, no SE) in their place.
 
     A level that joins nothing stands at full resolution, the last; it ends in a biased 1x1 convolution to the image.
     """
 
-    def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
+    def __init__(
+        self, in_channels: int, skip_channels: int, out_channels: int, *, scale: int = 2, mbconvs: int = 0
+    ) -> None:
         super().__init__()
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, scale, stride=scale)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv0"] = ConvBNAct(out_channels + skip_channels, out_channels, 3, activation="relu")
-        layers["conv1"] = ConvBNAct(out_channels, out_channels, 3, activation="relu")
+        channels = out_channels + skip_channels
+        for number in range(mbconvs or 2):
+            if mbconvs:
+                layers[f"mbconv{number}"] = _decoder_mbconv(channels, out_channels)
+            else:
+                layers[f"conv{number}"] = ConvBNAct(channels, out_channels, 3, activation="relu")
+            channels = out_channels
         if not skip_channels:
             layers["to_image"] = nn.Conv2d(out_channels, 3, 1)
         self.layers = nn.Sequential(layers)
@@ -111,9 +135,9 @@ class DecoderLevel(nn.Module):
     def forward(
         self,
         below_BCHW: Float[Tensor, "batch ch height width"],
-        skip_BCHW: Float[Tensor, "batch skip 2*height 2*width"] | None = None,
-    ) -> Float[Tensor, "batch out 2*height 2*width"]:
-        """Return the features, or the restored image, at twice the resolution of the level below."""
+        skip_BCHW: Float[Tensor, "batch skip h2 w2"] | None = None,
+    ) -> Float[Tensor, "batch out h2 w2"]:
+        """Return the features, or the restored image, at `scale` times the resolution of the level below."""
         x = self.up(below_BCHW)
         if skip_BCHW is not None:
             x = torch.cat([skip_BCHW, x], dim=1)
@@ -177,6 +201,14 @@ def _module(part: Part, dropout: float) -> nn.Module:
             return Head(key.in_channels, key.out_channels, dropout=dropout)
         case "decoder":
             return DecoderLevel(key.in_channels, key.skip_channels, key.out_channels)
+        case "decoder_mb1" | "decoder_mb2":
+            return DecoderLevel(
+                key.in_channels,
+                key.skip_channels,
+                key.out_channels,
+                scale=key.stride,
+                mbconvs=1 if key.part == "decoder_mb1" else 2,
+            )
         case "block" | "second_stem":
             assert key.activation is not None
             return MBConv(
@@ -188,6 +220,11 @@ def _module(part: Part, dropout: float) -> nn.Module:
                 se_channels=key.se_channels,
                 activation=key.activation,
             )
+
+
+def _decoder_mbconv(in_channels: int, out_channels: int) -> MBConv:
+    mid = DECODER_EXPAND_RATIO * in_channels
+    return MBConv(in_channels, mid, out_channels, kernel_size=3, stride=1, se_channels=0, activation="relu")
 
 
 def _activation(activation: Activation) -> nn.Module:

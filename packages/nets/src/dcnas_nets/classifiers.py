@@ -42,16 +42,20 @@ class MBConvClassifier(nn.Module):
 
 
 class FeatureHead(nn.Module):
-    """MB2.5-M on a 4x4 window of encoder features: 1x1 adapter to 32 channels, MBConv, global average pool, linear layer."""
+    """
+    MB2.5-M on encoder features: 1x1 adapter to 32 channels, MBConv, global average pool, linear layer.
 
-    def __init__(self, channels: int) -> None:
+    For a digit the features are a 4x4 window, for a photo the whole map.
+    """
+
+    def __init__(self, channels: int, classes: int = CLASSES) -> None:
         super().__init__()
         self.adapter = nn.Sequential(nn.Conv2d(channels, 32, 1), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
         self.block = MBConv(32, 64, EXPAND_RATIO)
-        self.linear = nn.Linear(64, CLASSES)
+        self.linear = nn.Linear(64, classes)
 
-    def forward(self, window_BCHW: Float[Tensor, "batch ch 4 4"]) -> Float[Tensor, "batch 10"]:
-        """Return the logits of each digit."""
+    def forward(self, window_BCHW: Float[Tensor, "batch ch height width"]) -> Float[Tensor, "batch classes"]:
+        """Return the logits of each digit or photo."""
         logits: Tensor = self.linear(self.block(self.adapter(window_BCHW)).mean((2, 3)))
         return logits
 

@@ -8,14 +8,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dcnas_harness.errors import BadInputError
-from dcnas_nets.blocks import build_part
+from dcnas_nets.blocks import MBConv, build_part
 from dcnas_nets.unet import pad_to_stride
 from dcnas_schema.genotype import Genotype, parts_of
 from dcnas_schema.space import (
-    DECODER_CHANNELS,
+    DECODERS,
     SHARED_STAGES,
     SMALLEST_INPUT,
     STRIDE,
+    DecoderName,
     NetKind,
 )
 
@@ -34,23 +35,39 @@ class SpaceNet(nn.Module):
     A net of the search space.
 
     `parts` holds its parts under readable names, in the order of `parts_of`, which is that of the forward pass.
+
+    Args:
+        dropout: Before the last linear layer, in training.
+
+        drop_connect: Chance, in training, that the last block of the genotype is skipped for an image where it has a residual; it grows
+            linearly from the second stem (TF-NAS). A denoiser's encoder has the rates that it would have in the classifier.
     """
 
-    def __init__(self, kind: NetKind, genotype: Genotype, *, classes: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        kind: NetKind,
+        genotype: Genotype,
+        *,
+        classes: int,
+        decoder: DecoderName = "conv",
+        dropout: float = 0.0,
+        drop_connect: float = 0.0,
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.genotype = genotype
         self._encoder = _encoder_names(genotype)
         self._branch = _branch_names(kind, genotype)
-        self._decoder = _decoder_names(kind)
-        self._skips = _skip_names(genotype) if self._decoder else ()
-        parts = parts_of(kind, genotype, height=SMALLEST_INPUT, width=SMALLEST_INPUT, classes=classes)
+        self._decoder = _decoder_names(kind, decoder)
+        self._skips = _skip_names(genotype)[: len(self._decoder) - 1] if self._decoder else ()
+        parts = parts_of(kind, genotype, height=SMALLEST_INPUT, width=SMALLEST_INPUT, classes=classes, decoder=decoder)
         self.parts = nn.ModuleDict(
             {
                 name: build_part(part, dropout=dropout)
-                for name, part in zip(part_names(kind, genotype), parts, strict=True)
+                for name, part in zip(part_names(kind, genotype, decoder), parts, strict=True)
             }
         )
+        self._set_drop_connect(drop_connect)
 
     def forward(self, image_BCHW: Float[Tensor, "batch 3 height width"]) -> SpaceOutput:
         """
@@ -75,6 +92,14 @@ class SpaceNet(nn.Module):
         restored = self._decode(x, kept, mark)[..., :height, :width] if self._decoder else None
         return SpaceOutput(restored, logits)
 
+    def _set_drop_connect(self, rate: float) -> None:
+        blocks = ("second_stem", *_block_names(self.genotype, range(1, len(self.genotype.stages) + 1)))
+        for number, name in enumerate(blocks, start=1):
+            if name in self.parts:
+                block = self.parts[name]
+                assert isinstance(block, MBConv), name
+                block.drop_connect = rate * number / len(blocks)
+
     def _classify(self, x: Tensor, mark: Callable[[], None]) -> Tensor:
         for name in self._branch:
             x = self.parts[name](x)
@@ -89,9 +114,32 @@ class SpaceNet(nn.Module):
         return x
 
 
-def part_names(kind: NetKind, genotype: Genotype) -> tuple[str, ...]:
+class SequentialSpaceNet(nn.Module):
+    """
+    DC-NAS_seq: the classifier of a genotype behind the denoiser of the same genotype (paper, Sec. 4.4, Fig. 7.iv).
+
+    The class branch sees the restored image, as it leaves the denoiser, not clamped; nothing is shared.
+    """
+
+    def __init__(self, genotype: Genotype, *, classes: int, dropout: float = 0.0, drop_connect: float = 0.0) -> None:
+        super().__init__()
+        self.denoiser = SpaceNet("d_nas", genotype, classes=classes, drop_connect=drop_connect)
+        self.classifier = SpaceNet("c_nas", genotype, classes=classes, dropout=dropout, drop_connect=drop_connect)
+
+    def forward(self, image_BCHW: Float[Tensor, "batch 3 height width"]) -> SpaceOutput:
+        """
+        Restore the images, then classify what was restored.
+
+        Raises:
+            BadInputError: The images are smaller than `SMALLEST_INPUT`.
+        """
+        restored = self.denoiser(image_BCHW).restored
+        return SpaceOutput(restored, self.classifier(restored).logits)
+
+
+def part_names(kind: NetKind, genotype: Genotype, decoder: DecoderName = "conv") -> tuple[str, ...]:
     """Return the names of a net's parts, one for each of `parts_of`, such as `first_stem`, `stage1_block0`, `head`, `decoder3`."""
-    return _encoder_names(genotype) + _branch_names(kind, genotype) + _decoder_names(kind)
+    return _encoder_names(genotype) + _branch_names(kind, genotype) + _decoder_names(kind, decoder)
 
 
 def build_space_net(kind: NetKind, genotype: Genotype, *, classes: int, seed: int, dropout: float = 0.0) -> SpaceNet:
@@ -119,12 +167,12 @@ def _branch_names(kind: NetKind, genotype: Genotype) -> tuple[str, ...]:
     return (*_block_names(genotype, range(SHARED_STAGES + 1, len(genotype.stages) + 1)), "feature_mix", "head")
 
 
-def _decoder_names(kind: NetKind) -> tuple[str, ...]:
-    return () if kind == "c_nas" else tuple(f"decoder{level}" for level in range(len(DECODER_CHANNELS)))
+def _decoder_names(kind: NetKind, decoder: DecoderName) -> tuple[str, ...]:
+    return () if kind == "c_nas" else tuple(f"decoder{level}" for level in range(len(DECODERS[decoder].channels)))
 
 
 def _skip_names(genotype: Genotype) -> tuple[str, ...]:
-    """Return the part whose output each decoder level joins, coarsest first; the last level joins none."""
+    """Return the parts whose outputs decoder levels join, coarsest first; the last level of a decoder joins none."""
     stage1, stage2 = (_block_names(genotype, range(stage, stage + 1))[-1] for stage in (1, 2))
     return stage2, stage1, "second_stem"
 

@@ -4,10 +4,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dcnas_schema.keys import LatencyKey, Part
+from dcnas_schema.keys import LatencyKey, Part, PartName
 from dcnas_schema.provenance import Record
 from dcnas_schema.space import (
-    DECODER_CHANNELS,
+    DECODERS,
     FEATURE_CHANNELS,
     FIRST_STEM_CHANNELS,
     OPS,
@@ -15,7 +15,7 @@ from dcnas_schema.space import (
     SECOND_STEM_CHANNELS,
     SECOND_STEM_SE,
     SHARED_STAGES,
-    SKIP_CHANNELS,
+    DecoderName,
     NetKind,
     OpName,
     Place,
@@ -82,17 +82,21 @@ def uniform_genotype(op: OpName, expand_ratio: float) -> Genotype:
     )
 
 
-def parts_of(kind: NetKind, genotype: Genotype, *, height: int, width: int, classes: int) -> tuple[Part, ...]:
+def parts_of(
+    kind: NetKind, genotype: Genotype, *, height: int, width: int, classes: int, decoder: DecoderName = "conv"
+) -> tuple[Part, ...]:
     """
     Return the parts of a net in the order in which its forward pass runs them.
 
     A classifier: both stems, the blocks, the feature mix, the head. A denoiser: both stems, the blocks of the first four network
-    stages, the four decoder levels. A joint model: stems and blocks of the encoder, the rest of the classifier, the decoder.
+    stages, the decoder's levels. A joint model: stems and blocks of the encoder, the rest of the classifier, the decoder.
 
     Args:
         height: Of the image in pixels; padded here as the nets do. `width` likewise.
 
         classes: Outputs of the classifier; a denoiser has none.
+
+        decoder: Which decoder a denoiser or joint model has.
     """
     height, width = padded(height), padded(width)
     encoder = [choice for choice in genotype.placed() if choice[0].stage <= SHARED_STAGES]
@@ -105,7 +109,7 @@ def parts_of(kind: NetKind, genotype: Genotype, *, height: int, width: int, clas
         parts += [Part(block_key(place, choice.op, height, width), choice.mid_channels) for place, choice in branch]
         parts += _head(height, width, classes)
     if kind != "c_nas":
-        parts += _decoder(height, width)
+        parts += _decoder(decoder, height, width)
     return tuple(parts)
 
 
@@ -175,21 +179,23 @@ def _head(height: int, width: int, classes: int) -> list[Part]:
     return [Part(mix, None), Part(head, None)]
 
 
-def _decoder(height: int, width: int) -> list[Part]:
+def _decoder(name: DecoderName, height: int, width: int) -> list[Part]:
+    plan = DECODERS[name]
+    part: PartName = "decoder" if plan.mbconvs == 0 else "decoder_mb1" if plan.mbconvs == 1 else "decoder_mb2"
     deepest = next(place for place in reversed(PLACES) if place.stage == SHARED_STAGES)
     channels, divisor, parts = deepest.out_channels, deepest.divisor * deepest.stride, []
-    for out, skip in zip(DECODER_CHANNELS, SKIP_CHANNELS, strict=True):
+    for out, skip, scale in zip(plan.channels, plan.skips, plan.scales, strict=True):
         key = LatencyKey(
-            part="decoder",
+            part=part,
             in_channels=channels,
             skip_channels=skip,
             out_channels=out,
             kernel_size=3,
-            stride=1,
+            stride=scale if plan.mbconvs else 1,
             activation="relu",
             height=height // divisor,
             width=width // divisor,
         )
         parts.append(Part(key, None))
-        channels, divisor = out, divisor // 2
+        channels, divisor = out, divisor // scale
     return parts

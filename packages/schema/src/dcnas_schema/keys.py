@@ -5,14 +5,18 @@ from typing import Literal, NamedTuple
 from dcnas_schema.provenance import Record
 from dcnas_schema.space import Activation
 
-PartName = Literal["first_stem", "second_stem", "block", "feature_mix", "head", "decoder"]
+PartName = Literal["first_stem", "second_stem", "block", "feature_mix", "head", "decoder", "decoder_mb1", "decoder_mb2"]
+"""`decoder_mb1` and `decoder_mb2` are decoder levels of one and two MBConvs."""
+PROFILED_PARTS: tuple[PartName, ...] = ("first_stem", "second_stem", "block", "feature_mix", "head", "decoder")
+"""Parts that a latency profile holds; decoders of MBConvs are built and counted, but not profiled."""
 
 
 class LatencyKey(Record):
     """
     What is timed: a part of a net, by all that its cost depends on but the elastic width; hashable.
 
-    Height and width are those of the part's input in pixels. `out_channels` of a head are its classes.
+    Height and width are those of the part's input in pixels. `out_channels` of a head are its classes. `stride` of a decoder level of
+    MBConvs is how many times larger its output is; that of convolutions always doubles, and has 1.
     """
 
     part: PartName

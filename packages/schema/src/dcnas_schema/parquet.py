@@ -1,7 +1,8 @@
 """Parquet on disk: atomic, compressed, with page checksums written and verified, and typed JSON in the schema's metadata."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,20 +21,46 @@ Metadata = TypeVar("Metadata", bound=BaseModel)
 
 def with_metadata(schema: pa.Schema, metadata: BaseModel) -> pa.Schema:
     """Return `schema` carrying `metadata` as JSON under the key `dcnas`."""
-    text = metadata.model_dump_json().encode()
-    return schema.with_metadata({METADATA_KEY: text, _DIGEST_KEY: hashlib.sha256(text).hexdigest().encode()})
+    return schema.with_metadata(_key_values(metadata))
 
 
 def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     """Write `batches` one row group each, so that no more than one need be in memory; the file appears when it is whole."""
+    with parquet_sink(path, schema) as sink:
+        for batch in batches:
+            sink.write(batch)
+
+
+class ParquetSink:
+    """Takes batches, and at the end the metadata where only the batches tell it."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write one row group."""
+        self._writer.write_batch(batch)
+
+    def describe(self, metadata: BaseModel) -> None:
+        """Give the file its metadata, once; a schema made by `with_metadata` has them already."""
+        self._writer.add_key_value_metadata(_key_values(metadata))
+
+
+@contextmanager
+def parquet_sink(path: Path, schema: pa.Schema) -> Iterator[ParquetSink]:
+    """Yield what writes batches to `path`; the file appears when the block ends well."""
     with (
         atomic_write(path) as temporary,
         pq.ParquetWriter(
             temporary, schema, compression="zstd", compression_level=1, use_dictionary=False, write_page_checksum=True
         ) as writer,
     ):
-        for batch in batches:
-            writer.write_batch(batch)
+        yield ParquetSink(writer)
+
+
+def _key_values(metadata: BaseModel) -> dict[bytes, bytes]:
+    text = metadata.model_dump_json().encode()
+    return {METADATA_KEY: text, _DIGEST_KEY: hashlib.sha256(text).hexdigest().encode()}
 
 
 def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -> tuple[pa.Table, Metadata]:

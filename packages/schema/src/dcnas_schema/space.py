@@ -13,6 +13,8 @@ OpName = Literal["k3_e3", "k3_e6", "k5_e3", "k5_e6", "k3_e3_se", "k3_e6_se", "k5
 NetKind = Literal["c_nas", "d_nas", "dc_nas"]
 """Classifier alone; denoiser alone; both on one encoder."""
 NET_KINDS: tuple[NetKind, ...] = get_args(NetKind)
+DecoderName = Literal["conv", "mbconv", "one_operator", "three_layers"]
+"""Decoders of the paper's Table 6: two 3x3 convolutions a level, two MBConvs, one MBConv, two MBConvs on three levels."""
 
 FIRST_STEM_CHANNELS = 32
 SECOND_STEM_CHANNELS = 16
@@ -25,6 +27,8 @@ DECODER_CHANNELS = (40, 24, 16, 16)
 """Width of each decoder level, coarsest first; the last level's is assumed (packages/nets/ASSUMPTIONS.md)."""
 SKIP_CHANNELS = (40, 24, 16, 0)
 """Channels of the encoder map that each decoder level joins; none exists at full resolution."""
+DECODER_EXPAND_RATIO = 3
+"""Of the MBConvs in a decoder (paper, Sec. 4.4: MB-k3-e3)."""
 STRIDE = 16
 """Nets of the space pad their input to a multiple of this: the decoder doubles the resolution four times."""
 SMALLEST_INPUT = 32
@@ -64,6 +68,28 @@ OP_SETS: dict[int, tuple[OpName, ...]] = {
     8: tuple(OPS),
 }
 """Candidate sets by size; smaller ones are contained in larger. That of six is assumed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderPlan:
+    """A decoder: what stands on each of its levels, coarsest first."""
+
+    mbconvs: int
+    """MBConvs a level; 0: two 3x3 convolutions."""
+    channels: tuple[int, ...]
+    skips: tuple[int, ...]
+    """Channels of the encoder map that each level joins; 0 for the last, which joins none."""
+    scales: tuple[int, ...]
+    """How many times larger than its input each level's output is, in height and in width."""
+
+
+DECODERS: dict[DecoderName, DecoderPlan] = {
+    "conv": DecoderPlan(mbconvs=0, channels=DECODER_CHANNELS, skips=SKIP_CHANNELS, scales=(2, 2, 2, 2)),
+    "mbconv": DecoderPlan(mbconvs=2, channels=DECODER_CHANNELS, skips=SKIP_CHANNELS, scales=(2, 2, 2, 2)),
+    "one_operator": DecoderPlan(mbconvs=1, channels=DECODER_CHANNELS, skips=SKIP_CHANNELS, scales=(2, 2, 2, 2)),
+    "three_layers": DecoderPlan(mbconvs=2, channels=(40, 24, 16), skips=(40, 24, 0), scales=(2, 2, 4)),
+}
+"""Which level `three_layers` lacks is assumed: that at half resolution (packages/nets/ASSUMPTIONS.md)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcnas_latency.call import WARM_CALLS, CallPlan, measure_call
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
 from dcnas_latency.lock import device_lock
-from dcnas_nets.models import Output, SceneModel, example_input
+from dcnas_nets.models import SceneModel, example_input
 from dcnas_schema.params import LatencyParams
 from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.records import MeasuredLatency
@@ -23,14 +24,12 @@ from dcnas_training.execution import Execution
 class _Pass:
     """One forward pass of a whole batch."""
 
-    model: SceneModel
-    image: Tensor
-    corners: Tensor
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
 
-    def run(self) -> Output:
+    def run(self) -> Any:
         """Run it; on CUDA it returns before the device is done."""
-        output: Output = self.model(self.image, self.corners)
-        return output
+        return self.model(*self.inputs)
 
 
 def measure_latency(
@@ -52,8 +51,46 @@ def measure_latency(
     """
     device = execution.device
     image, corners = example_input(params.batch, image_size, image_size, device)
-    image.normal_(generator=torch.Generator(device).manual_seed(0))
-    one_pass = _Pass(model=model, image=image.contiguous(memory_format=execution.torch_format), corners=corners)
+    return _measure(model, (_random(image, execution), corners), execution, card, params, scratch=scratch)
+
+
+def measure_photo_latency(
+    model: nn.Module,
+    execution: Execution,
+    card: DeviceCard,
+    params: LatencyParams,
+    *,
+    height: int,
+    width: int,
+    scratch: Path,
+) -> MeasuredLatency:
+    """
+    Time `model`, which is in eval mode on its device and takes photos alone, on random ones of `height` by `width` pixels.
+
+    Waits until it has the device of `card` to itself.
+
+    Args:
+        scratch: Folder where this machine's best time of the reference op is kept, as profile_latency keeps it.
+    """
+    image = torch.empty((params.batch, 3, height, width), device=execution.device)
+    return _measure(model, (_random(image, execution),), execution, card, params, scratch=scratch)
+
+
+def _random(image: Tensor, execution: Execution) -> Tensor:
+    image.normal_(generator=torch.Generator(execution.device).manual_seed(0))
+    return image.contiguous(memory_format=execution.torch_format)
+
+
+def _measure(
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    execution: Execution,
+    card: DeviceCard,
+    params: LatencyParams,
+    *,
+    scratch: Path,
+) -> MeasuredLatency:
+    one_pass = _Pass(model=model, inputs=inputs)
     plan = CallPlan(warmup=params.warmup, repeats=params.repeats, canary_band_pct=params.canary_band_pct)
 
     @contextmanager
@@ -71,12 +108,12 @@ def measure_latency(
         )
 
     with device_lock(card, exclusive=True):
-        found = measure_call(one_pass, device, plan, context=inference, store_of=store_of)
+        found = measure_call(one_pass, execution.device, plan, context=inference, store_of=store_of)
     timing = found.timing
     return MeasuredLatency(
         batch=params.batch,
-        height=image_size,
-        width=image_size,
+        height=inputs[0].shape[2],
+        width=inputs[0].shape[3],
         precision=execution.precision,
         memory_format=execution.memory_format,
         warmup=params.warmup,

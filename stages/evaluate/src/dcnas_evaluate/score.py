@@ -34,7 +34,7 @@ def score_levels(
                 for name, values in _score(run_model(model, noisy, batch, execution), noisy, batch).items():
                     parts.setdefault(name, []).append(values)
                 start += len(noisy)
-            rows.append(_row(sigma, {name: torch.cat(values) for name, values in parts.items()}))
+            rows.append(row_of(sigma, {name: torch.cat(values) for name, values in parts.items()}))
             report.update(level + 1, f"sigma {sigma:g}")
     return rows
 
@@ -55,9 +55,9 @@ def panel_rows(
                     "sigma": sigma,
                     "height": noisy.shape[2],
                     "width": noisy.shape[3],
-                    "clean": _rgb_bytes(batch.clean[scene].expand(3, -1, -1)),
-                    "noisy": _rgb_bytes(noisy[scene]),
-                    "restored": None if output.restored is None else _rgb_bytes(output.restored[scene]),
+                    "clean": rgb_bytes(batch.clean[scene].expand(3, -1, -1)),
+                    "noisy": rgb_bytes(noisy[scene]),
+                    "restored": None if output.restored is None else rgb_bytes(output.restored[scene]),
                     "label": batch.labels[scene].tolist(),
                     "predicted": None if output.logits is None else output.logits[scene].argmax(-1).tolist(),
                     "corners": batch.corners[scene].flatten().tolist(),
@@ -93,7 +93,8 @@ def _score(output: Output, noisy: Tensor, batch: SceneBatch) -> dict[str, Tensor
     return {name: values.cpu() for name, values in scores.items()}
 
 
-def _row(sigma: float, scores: dict[str, Tensor]) -> dict[str, Any]:
+def row_of(sigma: float, scores: dict[str, Tensor]) -> dict[str, Any]:
+    """Return a row of `RECORD` from scores image by image, float64; columns of a task that has none are null."""
     noisy_psnr = float(psnr_db(scores["noisy_error"]).mean())
     row: dict[str, Any] = {
         "sigma": sigma,
@@ -114,5 +115,6 @@ def _row(sigma: float, scores: dict[str, Tensor]) -> dict[str, Any]:
     return row
 
 
-def _rgb_bytes(image: Tensor) -> bytes:
+def rgb_bytes(image: Tensor) -> bytes:
+    """Return height x width x 3 bytes, row-major, of an image of 3 x height x width, clamped to [0, 1]."""
     return bytes((image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy().tobytes())

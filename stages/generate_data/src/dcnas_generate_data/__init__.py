@@ -1,1 +1,1 @@
-"""Pipeline stage generate_data: two-digit scenes to Parquet."""
+"""Pipeline stage generate_data: two-digit scenes and photographs to Parquet."""

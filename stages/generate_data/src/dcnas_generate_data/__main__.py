@@ -1,9 +1,12 @@
 """
-Compose the two-digit scenes of the three splits.
+Make the three splits of one set: two-digit scenes, or photographs.
 
 Run:    python -m dcnas_generate_data --out data/generate_data/digits
-Takes:  params.yaml (generate_data); MNIST's four .gz files where the source is mnist
-Expect: train.parquet, validation.parquet, test.parquet; 30,000 scenes in less than 20 s and 60 MB; same seed, same bytes
+        python -m dcnas_generate_data --set photos --out data/generate_data/photos
+Takes:  params.yaml (generate_data); MNIST's four .gz files where the source is mnist; the user's pictures where photos come from a folder,
+        ImageNet or Parquet. Nothing but MNIST is ever downloaded, and that only where the parameters say so
+Expect: train.parquet, validation.parquet, test.parquet; 30,000 scenes in less than 20 s and 60 MB; pictures that cannot be
+        used are left out, counted by reason and named; same seed, same bytes
 """
 
 import argparse
@@ -19,18 +22,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m dcnas_generate_data", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    parser.add_argument("--set", choices=("digits", "photos"), default="digits", help="which set to make")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
     parser.add_argument("--out", type=Path, required=True, help="folder for the three tables")
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
     params = load_params(arguments.params)
-    require_writable(arguments.out)
     # here, because a wrong parameter needs neither numpy nor pyarrow
+    from dcnas_generate_data import write_photos
     from dcnas_generate_data.write import write_splits
 
+    photos = write_photos.photos_section(params) if arguments.set == "photos" else None
+    require_writable(arguments.out)
     with exclusive_run(arguments.out, arguments.scratch):
-        write_splits(params.generate_data, arguments.out)
+        if photos is None:
+            write_splits(params.generate_data, arguments.out)
+        else:
+            write_photos.write_photo_splits(photos, arguments.out)
 
 
 if __name__ == "__main__":

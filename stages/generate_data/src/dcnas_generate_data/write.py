@@ -47,12 +47,13 @@ def write_splits(params: GenerateDataParams, out: Path) -> None:
         params_sha256=digest_of(params),
         seed=digits.seed,
         inputs=(),
-        device=_card(),
+        device=making_card(),
     )
     write_json(out / "provenance.json", provenance.model_dump(mode="json"))
 
 
-def _card() -> DeviceCard:
+def making_card() -> DeviceCard:
+    """Return the card of the machine that makes data: the result depends on no device."""
     return DeviceCard(
         kind="cpu",
         name=platform.machine(),

@@ -1,11 +1,9 @@
 """One training run from files to files: what it reads, where it resumes, what it writes."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import torch
 
 from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
@@ -13,18 +11,15 @@ from dcnas_harness.files import sha256_of
 from dcnas_latency.card import device_card
 from dcnas_latency.lock import device_lock
 from dcnas_lineage.collect import collect_provenance
-from dcnas_lineage.inputs import run_digest
 from dcnas_nets.models import build_model
+from dcnas_retrain.fingerprint import checkpoint_folder
 from dcnas_retrain.loop import Run, train
 from dcnas_schema.params import ModelSpec, NoiseParams, Params, RetrainParams, Section, digest_of
 from dcnas_schema.parquet import with_metadata, write_parquet
-from dcnas_schema.provenance import DeviceCard, Provenance
 from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
-from dcnas_training.execution import Execution, choose_device, choose_execution, keep_freed_memory, make_deterministic
+from dcnas_training.execution import choose_device, choose_execution, keep_freed_memory, make_deterministic
 from dcnas_training.seeds import derive_seed
-
-_CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +72,9 @@ def train_job(job: Job, out: Path) -> None:
         noise=params.noise,
         params=params.retrain,
         seed=job.seed,
-        checkpoints=CheckpointFolder(_checkpoint_folder(job, execution, provenance)),
+        checkpoints=CheckpointFolder(
+            checkpoint_folder(checkpoints_of(job), execution=execution, provenance=provenance)
+        ),
         label=f"retrain {job.model} seed {job.seed} ({execution.device.type} {execution.precision})",
     )
     with device_lock(provenance.device, exclusive=False):  # whoever times this device waits for us, and we for them
@@ -108,28 +105,3 @@ def train_job(job: Job, out: Path) -> None:
 def checkpoints_of(job: Job) -> Path:
     """Return the folder of all checkpoints of the job's model and seed; a run must hold its lock, for it removes those of others."""
     return job.scratch / "retrain" / f"{job.model}-{job.seed}"
-
-
-def _checkpoint_folder(job: Job, execution: Execution, provenance: Provenance) -> Path:
-    digest = run_digest(
-        {
-            **{Path(path).name: sha256 for path, sha256 in provenance.inputs.items()},
-            "params": provenance.params_sha256,
-            "seed": str(job.seed),
-            "execution": f"{execution.precision} {execution.memory_format}",
-            "device": _fingerprint(provenance.device),
-        },
-        _CODE,
-    )
-    siblings = checkpoints_of(job)
-    folder = siblings / digest[:24]
-    for other in siblings.glob("*"):
-        if other != folder:
-            shutil.rmtree(other)  # checkpoints of other code, parameters or data: no run takes them up again
-    return folder
-
-
-def _fingerprint(card: DeviceCard) -> str:
-    return (
-        f"{card.kind} {card.name} {card.threads} threads, torch {card.torch} {torch.backends.cpu.get_cpu_capability()}"
-    )

@@ -1,7 +1,5 @@
-"""The training loop: one long, flat, readable function, and the state that a killed run needs to go on bit for bit."""
+"""The training loop on scenes: one long, flat, readable step, and the state that a killed run needs to go on bit for bit."""
 
-import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +10,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dcnas_data.loader import ResidentScenes, SceneBatch
 from dcnas_data.noise import add_training_noise, evaluation_noise
-from dcnas_harness.console import progress
-from dcnas_harness.errors import CorruptArtefactError, NumericalError
 from dcnas_nets.models import SceneModel
+from dcnas_retrain.epochs import Course, Learner, run_course
 from dcnas_schema.params import NoiseParams, RetrainParams
 from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.execution import Execution
@@ -22,9 +19,6 @@ from dcnas_training.losses import scene_loss
 from dcnas_training.metrics import correct_digits, psnr_db, squared_error_per_image
 from dcnas_training.optimizers import EagerAdam
 from dcnas_training.seeds import derive_seed, generator
-
-_STEPS_BETWEEN_CHECKS = 50
-"""Steps after which losses are fetched from the device and checked: each fetch makes a GPU wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,36 +85,58 @@ def train(run: Run) -> list[dict[str, Any]]:
     Raises:
         NumericalError: A loss is not finite; no checkpoint of that epoch is written.
     """
-    state = start_state(run)
-    device = run.execution.device
-    sigmas = torch.tensor(run.noise.sigmas, device=device)
-    validation = list(_validation_batches(run))
-    done = 0
-    if (checkpoint := run.checkpoints.newest()) is not None:
-        done, saved = checkpoint
-        try:
-            state.restore(saved)
-        except KeyError as error:
-            raise CorruptArtefactError(
-                f"The checkpoint of epoch {done} lacks {error}.",
-                where=run.checkpoints.folder,
-                remedy="delete the folder to train from the start",
-            ) from error
-    with progress(run.label, run.epochs) as report:
-        for epoch in range(done + 1, run.epochs + 1):
-            began = time.monotonic()
-            rate = state.optimizer.param_groups[0]["lr"]
-            loss = _train_epoch(run, state, sigmas, epoch)
-            scores = validate(run, validation)
-            if not math.isfinite(scores.loss):
-                raise _not_finite("validation loss", epoch, "validation", rate, run)
-            state.schedule.step(scores.loss)
-            state.rows.append(_log_row(epoch, rate, loss, scores))
-            _save(run, state, epoch, rate)
-            speed = len(run.train) / (time.monotonic() - began)
-            report.update(epoch, f"loss {loss:.4f}, validation {scores.loss:.4f}, {speed:.0f} scenes/s")
+    course = Course(
+        label=run.label,
+        epochs=run.epochs,
+        checkpoints=run.checkpoints,
+        samples=len(run.train),
+        unit="scenes",
+        section="retrain",
+    )
+    rows = run_course(course, _SceneLearner(run))
     run.model.eval()
-    return state.rows
+    return rows
+
+
+class _SceneLearner(Learner):
+    """A model of Sec. 3 on scenes: Adam, and a rate that falls on a plateau of the validation loss."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.state = start_state(run)
+        self.rows = self.state.rows
+        self.sigmas = torch.tensor(run.noise.sigmas, device=run.execution.device)
+        self.validation = list(_validation_batches(run))
+
+    def rate(self) -> float:
+        rate: float = self.state.optimizer.param_groups[0]["lr"]
+        return rate
+
+    def losses(self, epoch: int) -> Iterator[Tensor]:
+        del epoch  # the generators' states tell one from another
+        self.run.model.train()
+        for batch in self.run.train.shuffled(self.run.params.batch_size, self.state.shuffle):
+            yield train_step(self.run, self.state, batch, self.sigmas)
+
+    def validate(self) -> tuple[float, dict[str, Any]]:
+        scores = validate(self.run, self.validation)
+        columns = {
+            "validation_loss": scores.loss,
+            "validation_psnr_db": scores.psnr_db,
+            "validation_top1_pct": scores.top1_pct,
+        }
+        return scores.loss, columns
+
+    def advance(self, epoch: int, validation_loss: float | None) -> None:
+        del epoch
+        assert validation_loss is not None, "there are always validation scenes"
+        self.state.schedule.step(validation_loss)
+
+    def to_save(self) -> dict[str, Any]:
+        return self.state.to_save()
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.state.restore(saved)
 
 
 def start_state(run: Run) -> State:
@@ -180,57 +196,6 @@ def validate(run: Run, batches: list[tuple[Tensor, SceneBatch]]) -> Scores:
         loss=float(torch.stack(losses).sum()) / len(run.validation),
         psnr_db=float(psnr_db(torch.cat(errors)).mean()) if errors else None,
         top1_pct=100 * float(torch.cat(correct).mean()) if correct else None,
-    )
-
-
-def _save(run: Run, state: State, epoch: int, rate: float) -> None:
-    try:
-        run.checkpoints.save(epoch, state.to_save())
-    except ValueError as error:  # finite losses, but weights or averages overflowed
-        raise _not_finite("state of the model or of its optimiser", epoch, "the last", rate, run) from error
-
-
-def _log_row(epoch: int, rate: float, loss: float, scores: Scores) -> dict[str, Any]:
-    return {
-        "epoch": epoch,
-        "learning_rate": rate,
-        "train_loss": loss,
-        "validation_loss": scores.loss,
-        "validation_psnr_db": scores.psnr_db,
-        "validation_top1_pct": scores.top1_pct,
-    }
-
-
-def _train_epoch(run: Run, state: State, sigmas: Tensor, epoch: int) -> float:
-    run.model.train()
-    rate = state.optimizer.param_groups[0]["lr"]
-    losses: list[Tensor] = []
-    checked = 0
-    for batch in run.train.shuffled(run.params.batch_size, state.shuffle):
-        losses.append(train_step(run, state, batch, sigmas))
-        if len(losses) - checked == _STEPS_BETWEEN_CHECKS:
-            _check_finite(losses, checked, epoch, rate, run)
-            checked = len(losses)
-    _check_finite(losses, checked, epoch, rate, run)
-    return float(torch.stack(losses).double().mean())
-
-
-def _check_finite(losses: list[Tensor], checked: int, epoch: int, rate: float, run: Run) -> None:
-    finite = torch.stack(losses[checked:]).isfinite() if losses[checked:] else torch.ones(1, dtype=torch.bool)
-    if not finite.all():
-        raise _not_finite("loss", epoch, str(checked + int(finite.logical_not().nonzero()[0]) + 1), rate, run)
-
-
-def _not_finite(what: str, epoch: int, batch: str, rate: float, run: Run) -> NumericalError:
-    last = (
-        f"the last good checkpoint is epoch {epoch - 1} in {run.checkpoints.folder}"
-        if epoch > 1
-        else "there is no checkpoint yet"
-    )
-    return NumericalError(
-        f"The {what} is not finite at epoch {epoch}, batch {batch}, learning rate {rate:g}; {last}.",
-        where=run.label,
-        remedy="lower retrain.learning_rate, or set retrain.precision: fp32",
     )
 
 

@@ -1,0 +1,73 @@
+"""Batch norm of the supernet: no scale, no shift, statistics of the batch always; with an activation it keeps one map less for backward."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dcnas_schema.space import Activation
+
+EPSILON = 1e-5
+"""PyTorch's default, as in TF-NAS."""
+
+
+def batch_norm(
+    x_BCHW: Float[Tensor, "batch ch height width"], scale: Float[Tensor, " ch"] | None = None
+) -> Float[Tensor, "batch ch height width"]:
+    """
+    Normalise each channel by the batch's own mean and variance.
+
+    Args:
+        scale: Factor of each channel behind the normalisation, differentiable; `None` is 1. A mixed op puts the op's weight here: no map
+            is kept for the product's gradient, and no pass over the map is spent on it.
+    """
+    return F.batch_norm(x_BCHW, None, None, weight=scale, training=True, eps=EPSILON)
+
+
+def norm_act(
+    x_BCHW: Float[Tensor, "batch ch height width"], activation: Activation
+) -> Float[Tensor, "batch ch height width"]:
+    """Return the activation of the batch-normalised features."""
+    if activation == "relu":
+        return F.relu(batch_norm(x_BCHW), inplace=True)
+    features: Tensor = _NormSwish.apply(x_BCHW)  # type: ignore[no-untyped-call] # torch
+    return features
+
+
+def without_affine_norms(module: nn.Module) -> nn.Module:
+    """Replace, in place, every batch norm below `module` by one without scale, shift and running statistics; return `module`."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.BatchNorm2d(child.num_features, affine=False, track_running_stats=False))
+        else:
+            without_affine_norms(child)
+    return module
+
+
+class _NormSwish(torch.autograd.Function):
+    """
+    x * sigmoid(x) of normalised features.
+
+    Keeps the input and two numbers a channel for backward; the normalised map, which the two ops alone would keep, is made again there.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        normalised, mean, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, EPSILON)
+        ctx.save_for_backward(x, mean, inverse)
+        return F.silu(normalised, inplace=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        x, mean, inverse = ctx.saved_tensors
+        (gradient,) = gradients
+        shape = (1, -1, 1, 1)
+        normalised = torch.addcmul((-mean * inverse).view(shape), x, inverse.view(shape)).to(x.dtype)
+        gradient = torch.ops.aten.silu_backward(gradient, normalised)
+        back = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, None, None, None, mean, inverse, True, EPSILON, [True, False, False]
+        )
+        result: Tensor = back[0]
+        return result

@@ -1,0 +1,262 @@
+"""One evaluation on photos from files to files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import nn
+
+from dcnas_data.photo_loader import PhotoStore
+from dcnas_evaluate.latency import measure_photo_latency
+from dcnas_evaluate.photo_score import Scorer
+from dcnas_harness.errors import CorruptArtefactError
+from dcnas_harness.files import sha256_of
+from dcnas_latency.card import device_card, fingerprint
+from dcnas_latency.files import read_profile
+from dcnas_latency.lock import device_lock
+from dcnas_latency.models import predict_model
+from dcnas_latency.predictor import Predictor
+from dcnas_lineage.collect import collect_provenance
+from dcnas_nets.macs import count_macs, count_parameters
+from dcnas_nets.photo_nets import build_photo_net
+from dcnas_schema.latency import LatencySetting, ProfileMetadata
+from dcnas_schema.params import Section, digest_of
+from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
+from dcnas_schema.photo_models import PhotoModelSpec
+from dcnas_schema.photo_params import PhotoViewParams
+from dcnas_schema.photo_records import (
+    PHOTO_PANEL,
+    PHOTO_RECORD,
+    PHOTO_TRAINING_LOG,
+    ModelLatency,
+    PhotoEvaluationMetadata,
+    PhotoPanelMetadata,
+    PhotoTrainingMetadata,
+)
+from dcnas_schema.photo_settings import PhotoSettings
+from dcnas_schema.photo_training import EvaluatePhotosParams, PhotoNoiseParams
+from dcnas_schema.provenance import DeviceCard
+from dcnas_schema.records import MeasuredLatency, Protocol
+from dcnas_schema.search_log import NetCost, PredictedLatency
+from dcnas_training.checkpoints import load_tensors
+from dcnas_training.execution import (
+    Execution,
+    choose_device,
+    choose_execution,
+    keep_freed_memory,
+    make_deterministic,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PhotoJob:
+    """What one run of this pipeline stage on photos is asked to do."""
+
+    model: str
+    seed: int
+    settings: PhotoSettings
+    photos: Path
+    """Folder with test.parquet."""
+    trained: Path
+    """Folder with weights.safetensors and log.parquet."""
+    profile: Path | None
+    """Latency profile: predicts the model, and its setting is that of the timed one."""
+    scratch: Path
+    """Folder where this machine's best time of the reference op is kept."""
+
+    @property
+    def spec(self) -> PhotoModelSpec:
+        """The model's description."""
+        return self.settings.photo_models[self.model]
+
+
+class _Settings(Section):
+    """The parameters that the record depends on."""
+
+    spec: PhotoModelSpec
+    view: PhotoViewParams
+    noise: PhotoNoiseParams
+    evaluate: EvaluatePhotosParams
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trained:
+    """The model as it was trained."""
+
+    weights: Path
+    log: Path
+    metadata: PhotoTrainingMetadata
+
+    def build(self, *, classes: int) -> nn.Module:
+        """Return it anew with random weights, in eval mode."""
+        metadata = self.metadata
+        return build_photo_net(metadata.spec, genotype=metadata.genotype, classes=classes, seed=0).eval()
+
+    def build_for_timing(self, *, classes: int) -> nn.Module:
+        """Return it with the trained weights, but for a last layer of other classes: no activation is smaller than it ought to be."""
+        model = self.build(classes=classes)
+        own = model.state_dict()
+        fitting = {name: value for name, value in load_tensors(self.weights).items() if value.shape == own[name].shape}
+        model.load_state_dict({**own, **fitting})
+        return model
+
+
+def evaluate_photo_job(job: PhotoJob, out: Path) -> None:
+    """
+    Score, count and time the job's model; write `record.parquet` and `panel.parquet` into `out`.
+
+    Raises:
+        CorruptArtefactError: An input is damaged, or the weights are not those of this model, seed and photo set.
+    """
+    settings, evaluate = job.settings, job.settings.evaluate_photos
+    device = choose_device(settings.device)
+    make_deterministic(device)
+    keep_freed_memory()
+    trained = _checked_training(job)
+    test = job.photos / "test.parquet"
+    photos = PhotoStore.open(
+        [test], device=device, memory_mb=settings.photo_view.memory_mb, threads=settings.device.threads
+    )
+    model = _trained_model(trained, photos)
+    # unlike training, evaluation has no slow batch-norm backward: channels_last is faster for narrow nets on a CPU too
+    execution = choose_execution(model, device, precision=evaluate.precision, memory_format="channels_last")
+    model = model.to(device=device, memory_format=execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
+    card = device_card(device)
+    profile = [] if job.profile is None else [job.profile]
+    provenance = collect_provenance(
+        stage="evaluate",
+        item=f"{job.model}-{job.seed}",
+        params_sha256=digest_of(
+            _Settings(spec=job.spec, view=settings.photo_view, noise=settings.photo_noise, evaluate=evaluate)
+        ),
+        seed=job.seed,
+        inputs=(test, trained.weights, trained.log, *profile),
+        device=card,
+    )
+    scorer = Scorer(
+        model=model,
+        photos=photos,
+        view=settings.photo_view,
+        noise=settings.photo_noise,
+        params=evaluate,
+        execution=execution,
+    )
+    with device_lock(card, exclusive=False):  # whoever times this device waits for us, and we for them
+        rows = scorer.levels(f"evaluate {job.model} seed {job.seed} ({device.type} {execution.precision})")
+        panel = scorer.panel()
+        cost = _cost(trained.build(classes=len(photos.classes)), settings.photo_view.size)
+    metadata = PhotoEvaluationMetadata(
+        model=job.model,
+        seed=job.seed,
+        spec=job.spec,
+        genotype=trained.metadata.genotype,
+        search_seed=trained.metadata.search_seed,
+        drawn=trained.metadata.drawn,
+        classes=photos.classes,
+        epochs=trained.metadata.epochs,
+        image_size=settings.photo_view.size,
+        protocol=Protocol(
+            sigmas=settings.photo_noise.sigmas,
+            clip_noisy=settings.photo_noise.clip,
+            noise_seed=evaluate.noise_seed,
+            precision=execution.precision,
+        ),
+        cost=cost,
+        latency=_latency(job, trained, execution, card, classes=len(photos.classes)),
+        provenance=provenance,
+    )
+    panel_metadata = PhotoPanelMetadata(model=job.model, seed=job.seed, classes=photos.classes, provenance=provenance)
+    batch = pa.RecordBatch.from_pylist(panel, schema=PHOTO_PANEL)
+    write_parquet(out / "panel.parquet", with_metadata(PHOTO_PANEL, panel_metadata), [batch])
+    record = pa.RecordBatch.from_pylist(rows, schema=PHOTO_RECORD)
+    write_parquet(out / "record.parquet", with_metadata(PHOTO_RECORD, metadata), [record])
+
+
+def _checked_training(job: PhotoJob) -> _Trained:
+    """Return the training's outputs, which must be of the job and belong to each other."""
+    weights, log = job.trained / "weights.safetensors", job.trained / "log.parquet"
+    _, training = read_parquet(log, PHOTO_TRAINING_LOG, PhotoTrainingMetadata)
+    if (training.model, training.seed, training.spec) != (job.model, job.seed, job.spec):
+        raise CorruptArtefactError(
+            f"{log} is of {training.model} seed {training.seed} ({training.spec}), not of {job.model} seed {job.seed} ({job.spec}).",
+            remedy="train the model again with these parameters: dvc repro",
+        )
+    if not weights.is_file():
+        raise CorruptArtefactError(f"{weights} does not exist.", remedy="run: dvc repro (or dvc pull)")
+    if sha256_of(weights) != training.weights_sha256:
+        raise CorruptArtefactError(
+            f"{weights} is damaged or not the file that was written with {log.name}.",
+            remedy=f"run: dvc checkout {weights} (or train the model again)",
+        )
+    return _Trained(weights=weights, log=log, metadata=training)
+
+
+def _trained_model(trained: _Trained, photos: PhotoStore) -> nn.Module:
+    if trained.metadata.classes != len(photos.classes):
+        raise CorruptArtefactError(
+            f"{trained.weights} was trained on {trained.metadata.classes} classes; the test photos have {len(photos.classes)}.",
+            remedy="train the model again on this photo set: dvc repro",
+        )
+    model = trained.build(classes=len(photos.classes))
+    try:
+        model.load_state_dict(load_tensors(trained.weights))
+    except RuntimeError as error:
+        raise CorruptArtefactError(
+            f"{trained.weights} does not fit the model: {error}", remedy="run: dvc repro"
+        ) from error
+    return model
+
+
+def _cost(model: nn.Module, image_size: int) -> NetCost:
+    """Count on a fresh model on the CPU in fp32: hooks and counting leave the scored one alone."""
+    return NetCost(
+        macs=count_macs(model, torch.zeros(1, 3, image_size, image_size)), parameters=count_parameters(model)
+    )
+
+
+def _latency(job: PhotoJob, trained: _Trained, execution: Execution, card: DeviceCard, *, classes: int) -> ModelLatency:
+    params = job.settings.evaluate_photos.latency
+    size = job.settings.photo_view.size
+    if job.profile is None:
+        measured = None
+        if params.measure:
+            model = trained.build_for_timing(classes=classes)
+            measured = _measured(job, model, execution, card, batch=params.batch, height=size, width=size)
+        return ModelLatency(measured=measured, setting=None, predicted=None, not_comparable=None)
+    entries, profile = read_profile(job.profile)
+    setting = profile.setting
+    found = predict_model(job.spec, trained.metadata.genotype, Predictor.of(entries, profile), setting)
+    measured = None
+    if params.measure:
+        as_profiled = Execution(
+            device=execution.device, precision=setting.precision, memory_format=setting.memory_format
+        )
+        model = trained.build_for_timing(classes=setting.classes)
+        measured = _measured(
+            job, model, as_profiled, card, batch=setting.batch, height=setting.height, width=setting.width
+        )
+    return ModelLatency(
+        measured=measured,
+        setting=setting,
+        predicted=None if found is None else PredictedLatency(ms=found.ms, low_ms=found.low_ms, high_ms=found.high_ms),
+        not_comparable=_why_not_comparable(profile, setting, card),
+    )
+
+
+def _measured(
+    job: PhotoJob, model: nn.Module, execution: Execution, card: DeviceCard, *, batch: int, height: int, width: int
+) -> MeasuredLatency:
+    params = job.settings.evaluate_photos.latency.model_copy(update={"batch": batch})
+    model = model.to(device=execution.device, memory_format=execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
+    return measure_photo_latency(model, execution, card, params, height=height, width=width, scratch=job.scratch)
+
+
+def _why_not_comparable(profile: ProfileMetadata, setting: LatencySetting, card: DeviceCard) -> str | None:
+    if setting.runtime != "torch_eager":
+        return f"the profile is of {setting.runtime}, the measurement of torch_eager"
+    if fingerprint(profile.device) != fingerprint(card):
+        return f"the profile is of {profile.device.name}, the measurement of {card.name}"
+    if setting.threads != card.threads:
+        return f"the profile is of {setting.threads} threads, the measurement of {card.threads}"
+    return None

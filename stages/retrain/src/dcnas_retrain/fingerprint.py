@@ -1,0 +1,42 @@
+"""The folder of a run's checkpoints, named by everything that its weights depend on."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from dcnas_lineage.inputs import run_digest
+from dcnas_schema.provenance import DeviceCard, Provenance
+from dcnas_training.execution import Execution
+
+_CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data")
+
+
+def checkpoint_folder(siblings: Path, *, execution: Execution, provenance: Provenance) -> Path:
+    """
+    Return the folder for the checkpoints of a run, and remove its siblings: no run takes those of other code, parameters or data up again.
+
+    Args:
+        siblings: Folder of all checkpoints of a model and seed; the caller holds its lock.
+    """
+    digest = run_digest(
+        {
+            **{Path(path).name: sha256 for path, sha256 in provenance.inputs.items()},
+            "params": provenance.params_sha256,
+            "seed": str(provenance.seed),
+            "execution": f"{execution.precision} {execution.memory_format}",
+            "device": _fingerprint(provenance.device),
+        },
+        _CODE,
+    )
+    folder = siblings / digest[:24]
+    for other in siblings.glob("*"):
+        if other != folder:
+            shutil.rmtree(other)
+    return folder
+
+
+def _fingerprint(card: DeviceCard) -> str:
+    return (
+        f"{card.kind} {card.name} {card.threads} threads, torch {card.torch} {torch.backends.cpu.get_cpu_capability()}"
+    )

@@ -1,0 +1,233 @@
+"""Training on photos: TF-NAS's recipe, and the state that a killed run needs to go on bit for bit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dcnas_data.noise import add_uniform_noise
+from dcnas_data.photo_loader import PhotoBatch, PhotoStore
+from dcnas_data.photo_views import CentreView, RandomView
+from dcnas_nets.space import SpaceOutput
+from dcnas_retrain.epochs import Course, Learner, run_course
+from dcnas_schema.photo_models import Images
+from dcnas_schema.photo_params import PhotoViewParams
+from dcnas_schema.photo_training import PhotoNoiseParams, RetrainPhotosParams
+from dcnas_training.checkpoints import CheckpointFolder
+from dcnas_training.execution import Execution
+from dcnas_training.metrics import correct_among, psnr_db, squared_error_per_image
+from dcnas_training.optimizers import EagerSGD
+from dcnas_training.photo_losses import photo_loss
+from dcnas_training.schedules import cosine_rate, peak_rate
+from dcnas_training.seeds import derive_step_seed, generator, seeded
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoRun:
+    """Everything that one training run works with."""
+
+    model: nn.Module
+    """Gives `SpaceOutput`."""
+    images: Images
+    train: PhotoStore
+    validation: PhotoStore | None
+    execution: Execution
+    epochs: int
+    view: PhotoViewParams
+    noise: PhotoNoiseParams
+    params: RetrainPhotosParams
+    seed: int
+    checkpoints: CheckpointFolder
+    label: str
+
+    @property
+    def peak_rate(self) -> float:
+        """The highest learning rate."""
+        return peak_rate(
+            self.params.learning_rate, batch_size=self.params.batch_size, of_batch=self.params.learning_rate_batch
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoState:
+    """What changes while training: all of it goes into each checkpoint, and with the epoch's number nothing else decides the next step."""
+
+    model: nn.Module
+    optimizer: EagerSGD
+    shuffle: torch.Generator
+    crops: torch.Generator
+    """Random crops, flips and factors, on the device."""
+    jitter_order: torch.Generator
+    noise: torch.Generator
+    rows: list[dict[str, Any]]
+
+    def to_save(self) -> dict[str, Any]:
+        """Return the state as nested dicts of tensors and JSON values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "shuffle": self.shuffle.get_state(),
+            "crops": self.crops.get_state(),
+            "jitter_order": self.jitter_order.get_state(),
+            "noise": self.noise.get_state(),
+            "rows": self.rows,
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take up a saved state; a missing part is a `KeyError`, never a silent default."""
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.shuffle.set_state(saved["shuffle"])
+        self.crops.set_state(saved["crops"])
+        self.jitter_order.set_state(saved["jitter_order"])
+        self.noise.set_state(saved["noise"])
+        self.rows[:] = saved["rows"]
+
+
+def train_on_photos(run: PhotoRun) -> list[dict[str, Any]]:
+    """
+    Train `run.model` in place and return the log, one row an epoch.
+
+    Raises:
+        NumericalError: A loss is not finite; no checkpoint of that epoch is written.
+    """
+    course = Course(
+        label=run.label,
+        epochs=run.epochs,
+        checkpoints=run.checkpoints,
+        samples=len(run.train),
+        unit="photos",
+        section="retrain_photos",
+    )
+    rows = run_course(course, _PhotoLearner(run))
+    run.model.eval()
+    return rows
+
+
+def start_photo_state(run: PhotoRun) -> PhotoState:
+    """Put the model on its device and return the state before the first step."""
+    device, params = run.execution.device, run.params
+    model = run.model.to(device=device, memory_format=run.execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
+    optimizer = EagerSGD(
+        model.parameters(),
+        lr=run.peak_rate,
+        momentum=params.momentum,
+        weight_decay=params.weight_decay,
+        fused=True,
+    )
+    return PhotoState(
+        model=model,
+        optimizer=optimizer,
+        shuffle=generator(run.seed, "shuffle", _CPU),
+        crops=generator(run.seed, "crops", device),
+        jitter_order=generator(run.seed, "jitter_order", _CPU),
+        noise=generator(run.seed, "noise", device),
+        rows=[],
+    )
+
+
+def photo_step(run: PhotoRun, state: PhotoState, batch: PhotoBatch, *, epoch: int, step: int) -> Tensor:
+    """Take one optimiser step on `batch` and return its loss, still on the device."""
+    image = _network_input(run, state, batch)
+    with seeded(derive_step_seed(run.seed, "dropout", epoch, step), run.execution.device), run.execution.autocast():
+        output: SpaceOutput = run.model(image)
+    loss = photo_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call] # torch
+    if run.params.grad_clip is not None:
+        nn.utils.clip_grad_norm_(run.model.parameters(), run.params.grad_clip, foreach=True)
+    state.optimizer.step()
+    return loss.detach()
+
+
+def _network_input(run: PhotoRun, state: PhotoState, batch: PhotoBatch) -> Tensor:
+    memory_format = run.execution.torch_format
+    if run.images == "clean":
+        return batch.clean.contiguous(memory_format=memory_format)
+    noisy, _ = add_uniform_noise(
+        batch.clean, run.noise.highest, generator=state.noise, clip=run.noise.clip, memory_format=memory_format
+    )
+    return noisy
+
+
+class _PhotoLearner(Learner):
+    """A model of Sec. 4 on photos: SGD, and a rate that falls along a cosine."""
+
+    def __init__(self, run: PhotoRun) -> None:
+        self.run = run
+        self.state = start_photo_state(run)
+        self.rows = self.state.rows
+        self.view = RandomView(run.view, draws=self.state.crops, order=self.state.jitter_order)
+        self.centre = CentreView(run.view)
+
+    def rate(self) -> float:
+        """Return the learning rate of the epoch that the log has no row of yet."""
+        return cosine_rate(
+            len(self.rows) + 1,
+            epochs=self.run.epochs,
+            peak=self.run.peak_rate,
+            warmup=self.run.params.warmup,
+            batch_size=self.run.params.batch_size,
+        )
+
+    def losses(self, epoch: int) -> Iterator[Tensor]:
+        """Take the epoch's steps, one a whole batch."""
+        run, state = self.run, self.state
+        run.model.train()
+        for group in state.optimizer.param_groups:
+            group["lr"] = self.rate()
+        batches = run.train.shuffled(run.params.batch_size, self.view, state.shuffle)
+        for step, batch in enumerate(batches, start=1):
+            yield photo_step(run, state, batch, epoch=epoch, step=step)
+
+    def validate(self) -> tuple[float | None, dict[str, Any]]:
+        """Return loss, PSNR [dB], top-1 and top-5 [%] on the validation photos, each with one fixed noise; nulls where there are none."""
+        names = ("validation_loss", "validation_psnr_db", "validation_top1_pct", "validation_top5_pct")
+        if self.run.validation is None:
+            return None, dict.fromkeys(names)
+        found: dict[str, list[Tensor]] = {name: [] for name in names}
+        self.run.model.eval()
+        with torch.inference_mode():
+            for image, batch in self._validation_batches(self.run.validation):
+                with self.run.execution.autocast():
+                    output: SpaceOutput = self.run.model(image)
+                loss = photo_loss(output.restored, output.logits, batch.clean, batch.labels, self.run.params.loss)
+                found["validation_loss"].append(loss.expand(len(image)))
+                if output.restored is not None:
+                    error = squared_error_per_image(output.restored.clamp(0, 1), batch.clean)
+                    found["validation_psnr_db"].append(psnr_db(error))
+                if output.logits is not None:
+                    for count in (1, 5):
+                        right = correct_among(output.logits, batch.labels, count)
+                        found[f"validation_top{count}_pct"].append(100 * right.double())
+        means = {name: float(torch.cat(values).double().mean()) if values else None for name, values in found.items()}
+        return means["validation_loss"], means
+
+    def _validation_batches(self, photos: PhotoStore) -> Iterator[tuple[Tensor, PhotoBatch]]:
+        """Each validation photo with one noise level and one noise, the same at every epoch and in every run of a seed on one device."""
+        run = self.run
+        fixed = generator(run.seed, "validation_noise", run.execution.device)
+        for batch in photos.in_order(run.params.batch_size, self.centre):
+            image = batch.clean
+            if run.images == "noisy":
+                levels = [run.noise.sigmas[number % len(run.noise.sigmas)] for number in batch.numbers.tolist()]
+                sigma = torch.tensor(levels, device=image.device).view(-1, 1, 1, 1)
+                image = image + torch.empty_like(image).normal_(generator=fixed) * sigma
+                image = image.clamp(0, 1) if run.noise.clip else image
+            yield image.contiguous(memory_format=run.execution.torch_format), batch
+
+    def advance(self, epoch: int, validation_loss: float | None) -> None:
+        """Do nothing: the epoch alone decides the rate."""
+        del epoch, validation_loss
+
+    def to_save(self) -> dict[str, Any]:
+        """Return the state."""
+        return self.state.to_save()
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take up a saved state."""
+        self.state.restore(saved)

@@ -1,0 +1,67 @@
+"""
+Search the space of nets for one target latency with one seed, from scratch or from the newest checkpoint of the same inputs.
+
+Run:    python -m dcnas_search_supernet --search dc_nas_m --seed 0 --photos data/generate_data/photos
+        --profile data/profile_latency/profile.parquet --out data/search_supernet/dc_nas_m/0
+Takes:  params.yaml (device, searches, search_supernet); train.parquet and validation.parquet; the latency profile of this device
+Expect: search.parquet and architecture.json; an unreachable target ends before any training with exit 2 and the reachable range;
+        same machine, seed and threads: the same bits, also after being killed (a relative target is measured once a run)
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from dcnas_harness.errors import BadInputError
+from dcnas_harness.files import require_writable
+from dcnas_harness.process import die_with_parent, exclusive_run, run_main
+from dcnas_schema.params import load_params
+
+
+def main() -> None:
+    """Read the parameters, search, write log and architecture."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dcnas_search_supernet", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
+    parser.add_argument("--search", required=True, help="name of the search under searches in the parameter file")
+    parser.add_argument("--seed", type=int, required=True, help="the one seed of this run")
+    parser.add_argument("--photos", type=Path, required=True, help="folder with train.parquet and validation.parquet")
+    parser.add_argument("--profile", type=Path, required=True, help="latency profile of this device")
+    parser.add_argument("--out", type=Path, required=True, help="folder for log and architecture")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path(".scratch"), help="folder for checkpoints and locks, never an output"
+    )
+    arguments = parser.parse_args()
+    die_with_parent()
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "PASSIVE"
+    )  # spinning threads beside a busy neighbour: steps 30 times slower
+    # here, because torch takes seconds to import, and reads the policy then
+    from dcnas_search_supernet.job import Job, Settings, checkpoints_of, search_job
+
+    params = load_params(arguments.params)
+    if arguments.search not in params.searches:
+        raise BadInputError(
+            f"No search is named {arguments.search!r}.",
+            where=f"{arguments.params}: searches",
+            remedy=f"known are {', '.join(params.searches)}",
+        )
+    require_writable(arguments.out)
+    settings = Settings(
+        device=params.device, spec=params.searches[arguments.search], search_supernet=params.search_supernet
+    )
+    job = Job(
+        search=arguments.search,
+        seed=arguments.seed,
+        settings=settings,
+        photos=arguments.photos,
+        profile=arguments.profile,
+        scratch=arguments.scratch,
+    )
+    with exclusive_run(arguments.out, arguments.scratch), exclusive_run(checkpoints_of(job), arguments.scratch):
+        search_job(job, arguments.out)
+
+
+if __name__ == "__main__":
+    run_main(main)

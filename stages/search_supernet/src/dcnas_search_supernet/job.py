@@ -1,0 +1,279 @@
+"""One search from files to files: what it reads, what it refuses before any training, where it resumes, what it writes."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from dcnas_data.photo_loader import PhotoStore
+from dcnas_harness.errors import BadInputError, CorruptArtefactError
+from dcnas_harness.files import read_json, write_json
+from dcnas_latency.card import device_card
+from dcnas_latency.files import read_profile, require_space
+from dcnas_latency.lock import device_lock
+from dcnas_latency.predictor import Predictor
+from dcnas_lineage.collect import collect_provenance
+from dcnas_lineage.inputs import run_digest
+from dcnas_nets.mixed import Form
+from dcnas_nets.supernet import build_supernet
+from dcnas_schema.genotype import STAGE_DEPTHS
+from dcnas_schema.latency import ProfileMetadata
+from dcnas_schema.params import DeviceParams, Section, digest_of
+from dcnas_schema.parquet import with_metadata, write_parquet
+from dcnas_schema.provenance import DeviceCard, Provenance
+from dcnas_schema.search_log import SEARCH_LOG, ArchitectureRecord, Reachable, SearchMetadata
+from dcnas_schema.search_params import SearchSpec, SearchSupernetParams
+from dcnas_schema.space import PLACES
+from dcnas_search_supernet.bound import net_latency, reference_latency_ms, require_reachable
+from dcnas_search_supernet.loop import Search, search
+from dcnas_training.architecture import Architecture
+from dcnas_training.checkpoints import CheckpointFolder
+from dcnas_training.elasticity import starting_widths
+from dcnas_training.execution import Execution, choose_device, keep_freed_memory, make_deterministic, multiplies_bf16
+from dcnas_training.search_latency import NetLatency, Reach
+from dcnas_training.seeds import derive_seed
+
+_CODE = ("dcnas_search_supernet", "dcnas_training", "dcnas_nets", "dcnas_data")
+_SPLITS = ("train", "validation")
+"""Weights are trained on the first, the architecture on the second."""
+
+
+class Settings(Section):
+    """The parameters that a search depends on."""
+
+    device: DeviceParams
+    spec: SearchSpec
+    search_supernet: SearchSupernetParams
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What one run of this pipeline stage is asked to do."""
+
+    search: str
+    """Name of the search."""
+    seed: int
+    settings: Settings
+    photos: Path
+    """Folder with train.parquet and validation.parquet."""
+    profile: Path
+    """The latency profile."""
+    scratch: Path
+    """Folder for checkpoints."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Target:
+    """The target, and where a net of the literature was timed for it that net's latency, in ms."""
+
+    ms: float
+    reference_ms: float | None
+
+
+def search_job(job: Job, out: Path) -> None:
+    """
+    Search, going on from the newest checkpoint, and write `search.parquet` and `architecture.json` into `out`.
+
+    Raises:
+        BadInputError: The target is out of reach, the profile lacks a part of the space, or a split has less than a batch.
+    """
+    settings, spec = job.settings, job.settings.spec
+    device = choose_device(settings.device)
+    make_deterministic(device)
+    keep_freed_memory()
+    card = device_card(device)
+    entries, profile = read_profile(job.profile)
+    require_space(entries, profile, spec.candidates)
+    predictor = Predictor.of(entries, profile)
+    latency = net_latency(predictor, spec.kind, profile.setting)
+    execution, form = choose_search_execution(device, settings.search_supernet)
+    paths = [job.photos / f"{split}.parquet" for split in _SPLITS]
+    provenance = collect_provenance(
+        stage="search_supernet",
+        item=f"{job.search}-{job.seed}",
+        params_sha256=digest_of(settings),
+        seed=job.seed,
+        inputs=(*paths, job.profile),
+        device=card,
+    )
+    folder = _checkpoint_folder(job, execution, form, provenance)
+    target = _target(job, profile, card, folder)
+    reachable = require_reachable(job.search, spec, latency, target.ms)
+    run = _search(job, latency, target, execution, form, CheckpointFolder(folder))
+    with device_lock(card, exclusive=False):  # whoever times this device waits for us, and we for them
+        rows = search(run)
+    _write(job, run, rows, out, profile=profile, target=target, reachable=reachable, provenance=provenance)
+
+
+def choose_search_execution(device: torch.device, params: SearchSupernetParams) -> tuple[Execution, Form]:
+    """
+    Resolve `auto` from the device, never from a timing.
+
+    Measured on a CPU by benchmarks/search.py: channels_last wins there for plain candidates. Known from the issue, not measured here: bf16
+    is slower on a CPU, and a GPU's step is bound by launches, which fused candidates save.
+    """
+    precision, cuda = params.precision, device.type == "cuda"
+    if precision == "auto":
+        precision = "bf16" if cuda and multiplies_bf16(device) else "fp32"
+    memory_format = "channels_last" if params.memory_format == "auto" else params.memory_format
+    form: Form = ("fused" if cuda else "plain") if params.form == "auto" else params.form
+    return Execution(device=device, precision=precision, memory_format=memory_format), form
+
+
+def checkpoints_of(job: Job) -> Path:
+    """Return the folder of all checkpoints of the job's search and seed; a run must hold its lock, for it removes those of others."""
+    return job.scratch / "search_supernet" / f"{job.search}-{job.seed}"
+
+
+def _search(
+    job: Job, latency: NetLatency, target: _Target, execution: Execution, form: Form, checkpoints: CheckpointFolder
+) -> Search:
+    settings, spec, device = job.settings, job.settings.spec, execution.device
+    stores = {
+        split: PhotoStore.open(
+            [job.photos / f"{split}.parquet"],
+            device=device,
+            memory_mb=settings.search_supernet.view.memory_mb,
+            threads=settings.device.threads,
+        )
+        for split in _SPLITS
+    }
+    for split, store in stores.items():
+        _require_batch(split, len(store), settings.search_supernet.batch_size)
+    ops = spec.candidates
+    net = build_supernet(
+        ops,
+        starting_widths(ops, width_multiple=spec.width_multiple),
+        classes=len(stores["train"].classes),
+        seed=derive_seed(job.seed, "weights"),
+        decoder=spec.loss == "both",
+        form=form,
+    )
+    depths = STAGE_DEPTHS if spec.beta == "sink" else None
+    return Search(
+        name=job.search,
+        spec=spec,
+        params=settings.search_supernet,
+        net=net,
+        architecture=Architecture(len(PLACES), len(ops), depths=depths, device=device),
+        latency=latency,
+        target_ms=target.ms,
+        weight_photos=stores["train"],
+        architecture_photos=stores["validation"],
+        execution=execution,
+        seed=job.seed,
+        checkpoints=checkpoints,
+    )
+
+
+def _require_batch(split: str, photos: int, batch_size: int) -> None:
+    if photos < batch_size:
+        raise BadInputError(
+            f"search_supernet.batch_size is {batch_size}, more than the {photos} photographs of {split}",
+            where="params.yaml",
+            remedy="take a smaller batch, or more photographs",
+        )
+
+
+def _target(job: Job, profile: ProfileMetadata, card: DeviceCard, folder: Path) -> _Target:
+    """Return the target in ms; a reference net is timed once a run, and a resumed run keeps what was measured."""
+    target = job.settings.spec.target
+    if target.ms is not None:
+        return _Target(ms=target.ms, reference_ms=None)
+    assert target.relative is not None
+    assert target.to is not None
+    path = folder / "reference.json"
+    if path.is_file():
+        record = read_json(path)
+        try:
+            measured = float(record["ms"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptArtefactError(f"{path} does not hold a latency.", remedy=f"delete {folder}") from error
+    else:
+        measured = reference_latency_ms(target.to, profile, card)
+        write_json(path, {"net": target.to, "ms": measured})
+    return _Target(ms=target.relative * measured, reference_ms=measured)
+
+
+def _write(
+    job: Job,
+    run: Search,
+    rows: list[dict[str, object]],
+    out: Path,
+    *,
+    profile: ProfileMetadata,
+    target: _Target,
+    reachable: Reach,
+    provenance: Provenance,
+) -> None:
+    spec, architecture = run.spec, run.architecture
+    metadata = SearchMetadata(
+        search=job.search,
+        seed=job.seed,
+        spec=spec,
+        params=run.params,
+        ops=spec.candidates,
+        target_ms=target.ms,
+        reference_ms=target.reference_ms,
+        reachable=Reachable(least_ms=reachable.least_ms, greatest_ms=reachable.greatest_ms),
+        setting=profile.setting,
+        accuracy=next((one for one in profile.accuracy if one.kind == spec.kind), None),
+        interval_pct=profile.calibration.interval_pct,
+        precision=run.execution.precision,
+        memory_format=run.execution.memory_format,
+        form=run.net.at(0).form,
+        weight_images=len(run.weight_photos),
+        architecture_images=len(run.architecture_photos),
+        classes=run.net.classes,
+        provenance=provenance,
+    )
+    log = pa.RecordBatch.from_pylist(rows, schema=SEARCH_LOG)
+    write_parquet(out / "search.parquet", with_metadata(SEARCH_LOG, metadata), [log])
+    record = ArchitectureRecord(
+        search=job.search,
+        seed=job.seed,
+        spec=spec,
+        ops=spec.candidates,
+        log_alphas=_rows(architecture.log_alphas),
+        log_betas=tuple(_row(log_beta) for log_beta in architecture.log_betas) or None,
+        widths=tuple(tuple(row) for row in run.net.widths()),
+        target_ms=target.ms,
+        reference_ms=target.reference_ms,
+        provenance=provenance,
+    )
+    write_json(out / "architecture.json", record.model_dump(mode="json"))
+
+
+def _rows(values: torch.Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(_row(row) for row in values)
+
+
+def _row(values: torch.Tensor) -> tuple[float, ...]:
+    return tuple(values.detach().cpu().double().tolist())
+
+
+def _checkpoint_folder(job: Job, execution: Execution, form: Form, provenance: Provenance) -> Path:
+    digest = run_digest(
+        {
+            **{Path(path).name: sha256 for path, sha256 in provenance.inputs.items()},
+            "params": provenance.params_sha256,
+            "seed": str(job.seed),
+            "execution": f"{execution.precision} {execution.memory_format} {form}",
+            "device": _fingerprint(provenance.device),
+        },
+        _CODE,
+    )
+    siblings = checkpoints_of(job)
+    folder = siblings / digest[:24]
+    for other in siblings.glob("*"):
+        if other != folder:
+            shutil.rmtree(other)  # checkpoints of other code, parameters or data: no run takes them up again
+    return folder
+
+
+def _fingerprint(card: DeviceCard) -> str:
+    return (
+        f"{card.kind} {card.name} {card.threads} threads, torch {card.torch} {torch.backends.cpu.get_cpu_capability()}"
+    )

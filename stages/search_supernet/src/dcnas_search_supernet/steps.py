@@ -1,0 +1,120 @@
+"""The two steps of the search: one trains weights on sampled paths, the other the architecture on all candidates at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dcnas_data.photo_loader import PhotoBatch
+from dcnas_data.photo_views import IMAGENET_MEAN, IMAGENET_STD
+from dcnas_nets.space import SpaceOutput
+from dcnas_nets.supernet import Supernet
+from dcnas_schema.photo_training import PhotoLossParams
+from dcnas_schema.search_params import SearchSupernetParams
+from dcnas_training.architecture import Architecture, ArchitectureOptimizer
+from dcnas_training.execution import Execution
+from dcnas_training.optimizers import EagerSGD
+from dcnas_training.photo_losses import photo_loss
+from dcnas_training.search_latency import expected_latency_ms, latency_loss
+from dcnas_training.search_sampling import Path, soft_weights
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images:
+    """What a step sees."""
+
+    network_input: Tensor
+    """batch x 3 x size x size, noise added where the search is noisy, normalised, in the execution's memory format."""
+    clean: Tensor
+    """The same pictures in [0, 1] without noise."""
+    labels: Tensor
+
+
+class Normaliser:
+    """ImageNet's normalisation with its figures already on the device: a step sends nothing there but the batch."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._format = execution.torch_format
+        values = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=execution.device)
+        self._mean, self._std = (value.view(1, 3, 1, 1) for value in values)
+
+    def __call__(self, noisy: Tensor, batch: PhotoBatch) -> Images:
+        """Return what the net sees of `noisy`, beside the clean batch."""
+        image = ((noisy - self._mean) / self._std).contiguous(memory_format=self._format)
+        return Images(network_input=image, clean=batch.clean, labels=batch.labels)
+
+
+class WeightSteps:
+    """
+    SGD on the paths of one epoch: clipped gradients, momentum from nothing, as TF-NAS, which makes its optimisers anew every epoch.
+
+    A candidate that no path of a step ran has no gradient then and stays as it is, momentum included.
+    """
+
+    def __init__(self, net: Supernet, execution: Execution, params: SearchSupernetParams, *, rate: float) -> None:
+        self._net, self._execution, self._clip, self._loss = net, execution, params.clip, params.loss
+        self._parameters = list(net.parameters())
+        self._optimizer = EagerSGD(
+            self._parameters, lr=rate, momentum=params.momentum, weight_decay=params.weight_decay, fused=True
+        )
+
+    def step(self, images: Images, paths: Sequence[Path], depth_weights: Sequence[Tensor] | None) -> Tensor:
+        """Take one step downhill on the sum of the paths' losses, and return their mean, still on the device."""
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._execution.autocast():
+            outputs = self._net.paths(images.network_input, paths, depth_weights)
+        losses = torch.stack([task_loss(output, images, self._loss) for output in outputs])
+        losses.sum().backward()  # type: ignore[no-untyped-call] # torch
+        nn.utils.clip_grad_norm_(self._parameters, self._clip, foreach=True)
+        self._optimizer.step()
+        return losses.detach().mean()
+
+
+class ArchitectureSteps:
+    """
+    Adam on the architecture parameters of one epoch.
+
+    Args:
+        block_ms: Calibrated latency of every candidate at this epoch's widths, place x op, on the device.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        architecture: Architecture,
+        execution: Execution,
+        params: SearchSupernetParams,
+        *,
+        block_ms: Tensor,
+        rest_ms: float,
+        target_ms: float,
+    ) -> None:
+        self._net, self._architecture, self._execution = net, architecture, execution
+        self._latency_weight, self._loss = params.latency_weight, params.loss
+        self._block_ms, self._rest_ms, self._target_ms = block_ms, rest_ms, target_ms
+        self._optimizer = ArchitectureOptimizer(architecture, params.architecture)
+
+    def step(self, images: Images, noise: Tensor, heat: float) -> Tensor:
+        """
+        Take one step downhill, and return task loss, latency loss and expected latency in ms, still on the device.
+
+        Args:
+            noise: Gumbel noise, place x op.
+
+            heat: Temperature of the softmax.
+        """
+        weights = soft_weights(self._architecture.log_alphas, noise, heat)
+        depths = self._architecture.depth_weights()
+        with self._execution.autocast():
+            output = self._net.mixed(images.network_input, weights, depths)
+        task = task_loss(output, images, self._loss)
+        expected = expected_latency_ms(weights, self._block_ms, self._rest_ms, depths)
+        latency = latency_loss(expected, self._target_ms)
+        self._optimizer.step(task + self._latency_weight * latency)
+        return torch.stack([task.detach(), latency.detach(), expected.detach()])
+
+
+def task_loss(output: SpaceOutput, images: Images, params: PhotoLossParams) -> Tensor:
+    """Return the cross-entropy of a classifier, or L_Both where a decoder is attached."""
+    return photo_loss(output.restored, output.logits, images.clean, images.labels, params)

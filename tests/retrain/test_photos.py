@@ -1,0 +1,259 @@
+"""The pipeline stage retrain on photos: what it writes, how it resumes, where genotypes come from, how it ends when something is wrong."""
+
+import copy
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dcnas_data.photo_loader import PhotoStore
+from dcnas_harness.errors import BadInputError, CorruptArtefactError, ExitCode, NumericalError
+from dcnas_harness.files import sha256_of
+from dcnas_nets.photo_nets import build_photo_net
+from dcnas_retrain import photo_loop
+from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
+from dcnas_retrain.photo_loop import PhotoRun, PhotoState, start_photo_state, train_on_photos
+from dcnas_schema.parquet import read_parquet
+from dcnas_schema.photo_models import images_of, task_of
+from dcnas_schema.photo_records import PHOTO_TRAINING_LOG, PhotoTrainingMetadata
+from dcnas_schema.photo_settings import PhotoSettings, load_photo_settings
+from dcnas_training.checkpoints import CheckpointFolder, load_tensors
+from dcnas_training.execution import Execution
+
+Python = Callable[..., subprocess.CompletedProcess[str]]
+Train = Callable[..., Path]
+SMALL_NET = {"kind": "dc_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}}
+
+
+@pytest.fixture
+def settings(tmp_path: Path, write_photo_params: Callable[..., Path]) -> Callable[..., PhotoSettings]:
+    """A function that gives the tiny settings for photos, with changes."""
+    return lambda changes=None: load_photo_settings(write_photo_params(tmp_path / "settings.yaml", changes))
+
+
+@pytest.fixture
+def train(tmp_path: Path, tiny_photos: Path, settings: Callable[..., PhotoSettings]) -> Train:
+    """A function that trains a model on photos in this process and returns the folder of its outputs."""
+
+    def run(
+        model: str, changes: Mapping[str, Any] | None = None, *, seed: int = 0, out: str = "out",
+        scratch: str = "scratch", photos: Path = tiny_photos, genotype: Path | None = None, profile: Path | None = None,
+    ) -> Path:  # fmt: skip
+        job = PhotoJob(
+            model=model, seed=seed, settings=settings(changes), photos=photos, genotype=genotype, profile=profile,
+            scratch=tmp_path / scratch,
+        )  # fmt: skip
+        train_photo_job(job, tmp_path / out)
+        return tmp_path / out
+
+    return run
+
+
+def read_log(folder: Path) -> tuple[dict[str, list[Any]], PhotoTrainingMetadata]:
+    """Return the training log of an output folder."""
+    table, metadata = read_parquet(folder / "log.parquet", PHOTO_TRAINING_LOG, PhotoTrainingMetadata)
+    return table.to_pydict(), metadata
+
+
+@pytest.mark.parametrize("model", ["dc_nas", "d_nas", "c_nas", "resnet18", "dcnet_s"])
+def test_every_kind_of_model_trains(train: Train, settings: Callable[..., PhotoSettings], model: str) -> None:
+    """Weights fit the model; the log has a finite row an epoch, null where the model lacks the task, and says what was trained."""
+    out = train(model)
+    spec = settings().photo_models[model]
+    rows, metadata = read_log(out)
+    build_photo_net(spec, genotype=metadata.genotype, classes=3, seed=0).load_state_dict(
+        load_tensors(out / "weights.safetensors")
+    )
+    assert rows["epoch"] == [1, 2]
+    assert np.isfinite(rows["train_loss"] + rows["validation_loss"]).all()
+    assert rows["learning_rate"] == pytest.approx([0.025, 0.0125])
+    assert (rows["validation_psnr_db"][0] is None) == (task_of(spec) == "classify")
+    for name in ("validation_top1_pct", "validation_top5_pct"):
+        assert (rows[name][0] is None) == (task_of(spec) == "denoise")
+    if task_of(spec) != "denoise":
+        assert rows["validation_top5_pct"] == [100, 100], "there are three classes"
+    assert (metadata.model, metadata.spec, metadata.classes, metadata.train_photos) == (model, spec, 3, 12)
+    assert (metadata.image_size, metadata.peak_learning_rate, metadata.epochs) == (32, 0.025, 2)
+    assert metadata.weights_sha256 == sha256_of(out / "weights.safetensors")
+
+
+def test_training_lowers_the_loss_and_learns_the_classes(train: Train) -> None:
+    """A small classifier on twelve photos whose colour is their class: after fifteen epochs its loss is well below the start's."""
+    changes = {"retrain_photos.epochs": 15, "retrain_photos.drop_connect": 0.0, "retrain_photos.dropout": 0.0}
+    rows, _ = read_log(train("resnet18", {**changes, "retrain_photos.learning_rate": 0.08, "photo_noise.highest": 0.2}))
+    assert rows["train_loss"][-1] < 0.7 * rows["train_loss"][0]
+
+
+def test_on_both_splits_there_is_nothing_to_validate_on(train: Train) -> None:
+    """With train_and_validation the model sees both, and the log's validation columns are null."""
+    rows, metadata = read_log(train("dcnet_s", {"retrain_photos.train_on": "train_and_validation"}))
+    assert metadata.train_photos == 18
+    assert all(rows[name] == [None, None] for name in rows if name.startswith("validation"))
+
+
+def test_the_seed_alone_decides_the_weights(train: Train) -> None:
+    """The same seed gives the same bytes of weights and log, dropout and drop-connect included; another seed others."""
+    first, again, other = (train("c_nas", out=f"o{i}", scratch=f"s{i}", seed=seed) for i, seed in enumerate((3, 3, 4)))
+    for file in ("weights.safetensors", "log.parquet"):
+        assert sha256_of(first / file) == sha256_of(again / file)
+    assert sha256_of(first / "weights.safetensors") != sha256_of(other / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"retrain_photos.drop_connect": 0.5},
+        {"retrain_photos.dropout": 0.5},
+        {"retrain_photos.loss.label_smoothing": 0.0},
+        {"retrain_photos.loss.ssim": 0.0},
+        {"retrain_photos.grad_clip": 0.01},
+        {"retrain_photos.learning_rate_batch": None},
+        {"retrain_photos.momentum": 0.0},
+        {"retrain_photos.weight_decay": 0.1},
+        {"retrain_photos.warmup": {"epochs": 2, "above_batch": 0}},
+        {"photo_noise.highest": 0.5},
+        {"photo_view.flip": 0.0},
+    ],
+    ids=str,
+)
+def test_every_part_of_the_recipe_reaches_the_weights(train: Train, changes: dict[str, Any]) -> None:
+    """Changing any one setting of the recipe changes the weights after one epoch, and old checkpoints are not taken up."""
+    one = {"retrain_photos.epochs": 1, "photo_models.dc_nas": SMALL_NET}
+    before = sha256_of(train("dc_nas", one) / "weights.safetensors")
+    assert sha256_of(train("dc_nas", {**one, **changes}, out="changed") / "weights.safetensors") != before
+
+
+@pytest.fixture
+def new_run(tmp_path: Path, tiny_photos: Path, settings: Callable[..., PhotoSettings]) -> Callable[..., PhotoRun]:
+    """A function that gives a training run on photos at its start; runs with one name share their checkpoints."""
+    device = torch.device("cpu")
+    stores = [
+        PhotoStore.open([tiny_photos / f"{split}.parquet"], device=device, memory_mb=10, threads=1)
+        for split in ("train", "validation")
+    ]
+
+    def make(name: str, epochs: int) -> PhotoRun:
+        found = settings()
+        spec = found.photo_models["dcnet_s"]
+        return PhotoRun(
+            model=build_photo_net(spec, genotype=None, classes=3, seed=1), images=images_of(spec), train=stores[0],
+            validation=stores[1], execution=Execution(device=device, precision="fp32", memory_format="channels_last"),
+            epochs=4, view=found.photo_view, noise=found.photo_noise, params=found.retrain_photos, seed=0,
+            checkpoints=CheckpointFolder(tmp_path / name), label=f"test {epochs}",
+        )  # fmt: skip
+
+    return make
+
+
+def cut_off(run: PhotoRun, after: int) -> None:
+    """Train until `after` epochs are saved, then stop as a kill would, in the next epoch's second step."""
+    original = photo_loop.photo_step
+
+    def step(*arguments: Any, epoch: int, step: int) -> torch.Tensor:
+        if (epoch, step) == (after + 1, 2):
+            raise KeyboardInterrupt
+        return original(*arguments, epoch=epoch, step=step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(photo_loop, "photo_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            train_on_photos(run)
+
+
+def result(run: PhotoRun) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    """Train to the end and return log and weights."""
+    return train_on_photos(run), run.model.state_dict()
+
+
+def same(
+    one: tuple[list[dict[str, Any]], dict[str, torch.Tensor]],
+    other: tuple[list[dict[str, Any]], dict[str, torch.Tensor]],
+) -> bool:
+    """Return whether two results are the same to the last bit."""
+    return one[0] == other[0] and all(torch.equal(value, other[1][name]) for name, value in one[1].items())
+
+
+def test_a_killed_run_goes_on_bit_for_bit(new_run: Callable[..., PhotoRun]) -> None:
+    """Stopped in the middle of the third epoch and run again, it ends with the undisturbed run's weights and log."""
+    whole = result(new_run("whole", epochs=4))
+    cut_off(new_run("halves", epochs=4), after=2)
+    assert same(result(new_run("halves", epochs=4)), whole)
+
+
+PIECES = ["model", "optimizer", "shuffle", "crops", "jitter_order", "noise", "rows"]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_without_any_piece_of_the_state_the_result_differs(
+    new_run: Callable[..., PhotoRun], monkeypatch: pytest.MonkeyPatch, piece: str
+) -> None:
+    """Leaving one saved piece out when resuming changes the result: none is there in vain; and a missing one is refused by name."""
+    expected = result(new_run("whole", epochs=4))
+    cut_off(new_run("halves", epochs=4), after=2)
+    fresh = copy.deepcopy(start_photo_state(new_run("any", epochs=4)).to_save())
+    found = new_run("halves", epochs=4).checkpoints.newest()
+    assert found is not None
+    assert set(found[1]) == set(PIECES)
+    without = {name: value for name, value in found[1].items() if name != piece}
+    with pytest.raises(KeyError, match=piece):
+        start_photo_state(new_run("any", epochs=4)).restore(without)
+    original = PhotoState.restore
+    monkeypatch.setattr(
+        PhotoState, "restore", lambda self, saved: original(self, {**saved, piece: copy.deepcopy(fresh[piece])})
+    )
+    assert not same(result(new_run("halves", epochs=4)), expected)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(train: Train) -> None:
+    """A rate far too high ends in a NumericalError that names epoch and rate, and no weights are written."""
+    with pytest.raises(NumericalError, match=r"epoch 1(.|\n)*learning rate(.|\n)*retrain_photos.learning_rate"):
+        train("unet_s", {"retrain_photos.learning_rate": 1e30, "retrain_photos.grad_clip": None})
+
+
+def test_fewer_photos_than_a_batch_are_refused(train: Train) -> None:
+    """A batch larger than the split is refused before any step, naming both numbers."""
+    with pytest.raises(BadInputError, match="batch_size is 13, more than the 12 photos"):
+        train("unet_s", {"retrain_photos.batch_size": 13})
+
+
+def test_the_command_trains_and_refuses(
+    python: Python, tmp_path: Path, tiny_photos: Path, write_photo_params: Callable[..., Path]
+) -> None:
+    """The command writes weights and log; an unknown model and a missing photo set end with the exit codes of their class."""
+    params = write_photo_params(tmp_path / "params.yaml", {"retrain_photos.epochs": 1})
+    command = ["-m", "dcnas_retrain", "--params", params, "--seed", 0, "--scratch", tmp_path / "scratch"]
+    done = python(*command, "--model", "dcnet_s", "--photos", tiny_photos, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.parquet", "weights.safetensors"]
+    unknown = python(*command, "--model", "dcnet", "--photos", tiny_photos, "--out", tmp_path / "out2")
+    assert unknown.returncode == ExitCode.BAD_INPUT
+    assert "dcnet_s" in unknown.stderr
+    missing = python(*command, "--model", "dcnet_s", "--photos", tmp_path, "--out", tmp_path / "out3")
+    assert missing.returncode == ExitCode.CORRUPT_ARTEFACT, missing.stderr
+    assert "train.parquet" in missing.stderr
+
+
+def test_a_damaged_photo_set_is_refused_by_name(train: Train, tmp_path: Path, tiny_photos: Path) -> None:
+    """A truncated split ends as a corrupt artefact."""
+    for split in ("train", "validation"):
+        content = (tiny_photos / f"{split}.parquet").read_bytes()
+        (tmp_path / f"{split}.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CorruptArtefactError, match=r"train\.parquet"):
+        train("unet_s", photos=tmp_path)
+
+
+def test_checkpoints_of_another_run_are_removed(
+    train: Train, tmp_path: Path, settings: Callable[..., PhotoSettings]
+) -> None:
+    """The folder of a model and seed holds the checkpoints of one run alone."""
+    for epochs in (1, 2):
+        train("dcnet_s", {"retrain_photos.epochs": epochs})
+    job = PhotoJob(
+        model="dcnet_s", seed=0, settings=settings(), photos=tmp_path, genotype=None, profile=None,
+        scratch=tmp_path / "scratch",
+    )  # fmt: skip
+    assert len(list(photo_checkpoints_of(job).iterdir())) == 1
