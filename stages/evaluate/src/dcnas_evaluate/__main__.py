@@ -65,10 +65,10 @@ def _evaluate_on_scenes(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_on_photos(arguments: argparse.Namespace) -> None:
-    from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job
-
     settings = load_photo_settings(arguments.params)
     settings.model_named(arguments.model, where=arguments.params)
+    from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job
+
     require_writable(arguments.out)
     job = PhotoJob(
         model=arguments.model,
