@@ -22,11 +22,13 @@ class _Pass:
     """One forward pass of a whole batch."""
 
     model: nn.Module
-    inputs: tuple[Tensor, ...]
+    image: Tensor
+    further: tuple[Tensor, ...] = ()
+    """What the model takes beside the image."""
 
     def run(self) -> Any:
         """Run it; on CUDA it returns before the device is done."""
-        return self.model(*self.inputs)
+        return self.model(self.image, *self.further)
 
 
 def measure_latency(
@@ -39,7 +41,7 @@ def measure_latency(
     """
     device = execution.device
     image, corners = example_input(params.batch, image_size, image_size, device)
-    return _measure(model, (_random(image, execution), corners), execution, card, params)
+    return _measure(_Pass(model=model, image=_random(image, execution), further=(corners,)), execution, card, params)
 
 
 def measure_photo_latency(
@@ -51,7 +53,7 @@ def measure_photo_latency(
     Waits until it has the device of `card` to itself.
     """
     image = torch.empty((params.batch, 3, height, width), device=execution.device)
-    return _measure(model, (_random(image, execution),), execution, card, params)
+    return _measure(_Pass(model=model, image=_random(image, execution)), execution, card, params)
 
 
 def _random(image: Tensor, execution: Execution) -> Tensor:
@@ -59,10 +61,7 @@ def _random(image: Tensor, execution: Execution) -> Tensor:
     return image.contiguous(memory_format=execution.torch_format)
 
 
-def _measure(
-    model: nn.Module, inputs: tuple[Tensor, ...], execution: Execution, card: DeviceCard, params: LatencyParams
-) -> MeasuredLatency:
-    one_pass = _Pass(model=model, inputs=inputs)
+def _measure(one_pass: _Pass, execution: Execution, card: DeviceCard, params: LatencyParams) -> MeasuredLatency:
     plan = CallPlan(warmup=params.warmup, repeats=params.repeats, canary_band_pct=params.canary_band_pct)
 
     @contextmanager
@@ -75,8 +74,8 @@ def _measure(
     timing = found.timing
     return MeasuredLatency(
         batch=params.batch,
-        height=inputs[0].shape[2],
-        width=inputs[0].shape[3],
+        height=one_pass.image.shape[2],
+        width=one_pass.image.shape[3],
         precision=execution.precision,
         memory_format=execution.memory_format,
         warmup=params.warmup,
