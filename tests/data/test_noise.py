@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcnas_data.noise import add_training_noise, evaluation_noise
+from dcnas_data.noise import add_training_noise, add_uniform_noise, evaluation_noise
 
 SIGMAS = (0.0, 0.25, 1.0)
 
@@ -121,3 +121,36 @@ def test_clipping_keeps_the_range_and_its_absence_does_not() -> None:
     assert free.min() < 0
     assert free.max() > 1
     assert torch.equal(clipped, free.clamp(0, 1))
+
+
+def photographs(**changes: object) -> tuple[Tensor, Tensor]:
+    """Return noisy gray photographs of 16x16 and their sigmas."""
+    how = {
+        "generator": torch.Generator().manual_seed(0),
+        "clip": False,
+        "memory_format": torch.channels_last,
+        **changes,
+    }
+    return add_uniform_noise(torch.full((600, 3, 16, 16), 0.5), 0.8, **how)  # type: ignore[arg-type] # as named
+
+
+def test_photographs_get_a_level_each_from_a_continuum() -> None:
+    """Sigma is uniform on [0, highest], of each picture its own, and the noise has that deviation, in every channel its own."""
+    noisy, sigma = photographs()
+    assert 0 <= sigma.min() < 0.02
+    assert 0.78 < sigma.max() < 0.8
+    assert abs(float(sigma.mean()) - 0.4) < 0.03
+    assert len(set(sigma.tolist())) > 590
+    spread = (noisy - 0.5).flatten(1).std(1)
+    assert ((spread / sigma - 1).abs() < 0.15).float().mean() > 0.99
+    assert not torch.equal(noisy[:, 0], noisy[:, 1])
+    assert noisy.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_noise_on_photographs_follows_its_generator_and_may_be_clipped() -> None:
+    """The same state gives the same noise; clipping only cuts what lies outside [0, 1]."""
+    first, again = photographs(), photographs()
+    assert torch.equal(first[0], again[0])
+    clipped, sigma = photographs(clip=True)
+    assert torch.equal(sigma, first[1])
+    assert torch.equal(clipped, first[0].clamp(0, 1))

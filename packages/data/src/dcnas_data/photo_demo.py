@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image
@@ -68,9 +69,9 @@ def demo_source(params: PhotosParams) -> PhotoSource:
     """
     Return the crops of every split.
 
-    Each photograph is laid out in regions of about 1.5 times the stored side, at least three rows and columns; every region belongs to one
-    split, and every crop lies inside one region, so that no two splits share a pixel. A crop is as large as stored or larger, up to its whole
-    region, and is enlarged only where a region is smaller than the stored side.
+    Each photograph is laid out in regions of about 1.5 times the stored side, at least three rows and columns. Every region belongs to one
+    split, and every crop lies inside one region, so that no two splits share a pixel. A crop is as large as stored or larger, up to its
+    whole region, and is enlarged only where a region is smaller than the stored side.
 
     Raises:
         UnfitEnvironmentError: A photograph is not installed.
@@ -119,8 +120,8 @@ def _regions(image: Image.Image, field: Box | None, size: int) -> list[Box]:
     rows, columns = (_lines(start, extent, size) for start, extent in ((top, height), (left, width)))
     return [
         (upper, begin, lower - upper, end - begin)
-        for upper, lower in zip(rows, rows[1:], strict=False)
-        for begin, end in zip(columns, columns[1:], strict=False)
+        for upper, lower in pairwise(rows)
+        for begin, end in pairwise(columns)
     ]
 
 

@@ -19,10 +19,10 @@ MOST_ASPECT = 3
 LEAST_SHARE = 0.5
 """A picture's short side may be this part of the stored one: it is enlarged; a smaller one would be mostly invented."""
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 """No EPS, whose plug-in starts another program."""
 _JPEG_QUALITY = 95
-_PNG_LEVEL = 6
+_PNG_LEVEL = 3
 _UPRIGHT = 1
 _ORIENTATION = 0x0112
 _TURN = {
@@ -132,12 +132,12 @@ class _Decoded:
 
 def _decode(content: bytes, size: int) -> _Decoded:
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             _check_size(image, size)
+            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow opens 16-bit RGB as 8-bit
             turned = _orientation(image) >= 5
             full = image.size[::-1] if turned else image.size
-            deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow opens 16-bit RGB as 8-bit
-            image.draft(None, _draft_size(image, size))  # a JPEG is decoded at 1/2, 1/4 or 1/8, but at least twice as large as wanted
+            image.draft(None, _draft_size(image, size))
             image.load()
             upright, repairs = _upright_rgb(image)
             storable = image.format in ("JPEG", "PNG") and image.mode == "RGB"
@@ -147,11 +147,16 @@ def _decode(content: bytes, size: int) -> _Decoded:
         raise RefusedError("too large") from error
     except UnidentifiedImageError as error:
         raise RefusedError("not an image") from error
-    except Exception as error:  # a plug-in meets damage by whatever its parser stumbles over: struct.error, KeyError, SyntaxError, ...
+    except Exception as error:  # a plug-in meets damage by what its parser stumbles over: struct.error, KeyError, ...
         raise RefusedError("truncated" if "truncated" in str(error).lower() else "corrupt") from error
     if deep and "16-bit" not in repairs:
         repairs = (*repairs, "16-bit")
     return _Decoded(image=upright, full=full, storable=storable, repairs=repairs)
+
+
+def _formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]  # Pillow may be built without some
 
 
 def _check_size(image: Image.Image, size: int) -> None:
@@ -162,6 +167,7 @@ def _check_size(image: Image.Image, size: int) -> None:
 
 
 def _draft_size(image: Image.Image, size: int) -> tuple[int, int]:
+    """Return twice what is wanted: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, but at least as large as this."""
     share = 2 * size / min(image.size)
     return (round(image.width * share), round(image.height * share))
 

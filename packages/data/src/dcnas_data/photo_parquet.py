@@ -32,7 +32,9 @@ def parquet_parts(params: PhotosParams) -> tuple[tuple[str, ...], dict[PhotoSpli
     tables = [_read_small_columns(Path(name).expanduser(), columns) for name in params.files]
     labels = {label for table in tables for label in table[columns.label].to_pylist()}
     if len({type(label) for label in labels}) > 1:
-        raise BadInputError(f"column {columns.label} has numbers in one file and strings in another", remedy="use one kind")
+        raise BadInputError(
+            f"column {columns.label} has numbers in one file and strings in another", remedy="use one kind"
+        )
     ranks = {label: rank for rank, label in enumerate(sorted(labels))}
     parts: dict[PhotoSplit, list[PhotoItem]] = defaultdict(list)
     for name, table in zip(params.files, tables, strict=True):
@@ -41,7 +43,9 @@ def parquet_parts(params: PhotosParams) -> tuple[tuple[str, ...], dict[PhotoSpli
         splits = table[columns.split].to_pylist() if columns.split else ["train"] * table.num_rows
         for row, (label, split) in enumerate(zip(table[columns.label].to_pylist(), splits, strict=True)):
             item = PhotoItem(
-                name=f"{rows.path.name}#{row} {names[row] or ''}".rstrip(), label=ranks[label], read=partial(rows.read, row)
+                name=f"{rows.path.name}#{row} {names[row] or ''}".rstrip(),
+                label=ranks[label],
+                read=partial(rows.read, row),
             )
             parts[_part(split, rows.path)].append(item)
     return tuple(str(label) for label in ranks), dict(parts)
@@ -70,7 +74,9 @@ def _read_small_columns(path: Path, columns: ParquetColumns) -> pa.Table:
             table = file.read(columns=sorted(set(wanted.values())))
     except (pa.ArrowException, OSError) as error:
         reason = (str(error).splitlines() or [repr(error)])[0]
-        raise BadInputError(f"{path} cannot be read as Parquet: {reason}", remedy="give a whole Parquet file") from error
+        raise BadInputError(
+            f"{path} cannot be read as Parquet: {reason}", remedy="give a whole Parquet file"
+        ) from error
     image = schema.field(columns.image).type
     if pa.types.is_struct(image) and image.get_field_index("bytes") >= 0:
         image = image.field("bytes").type

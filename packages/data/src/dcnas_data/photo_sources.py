@@ -98,13 +98,14 @@ def split_parts(
     Make three splits of the parts that a source has.
 
     All three parts stay as they are. Of `train` and one other, the other is `test`, and `validation` is cut from `train` (so ImageNet's val
-    is the test part, as in the paper). A source with one part is cut in three. A cut takes the same share of every class at random, by seed.
+    is the test part). A source with one part is cut in three. A cut takes the same share of every class, at random by seed.
     """
     if set(parts) == set(PHOTO_SPLITS):
         return dict(parts)
     if "train" not in parts:
         raise BadInputError(
-            f"the photo set has the parts {', '.join(parts) or 'none'} and no train", remedy="name the training part `train`"
+            f"the photo set has the parts {', '.join(parts) or 'none'} and no train",
+            remedy="name the training part `train`",
         )
     given = parts.get("test", parts.get("validation"))
     shares = [params.validation_share] if given is not None else [params.validation_share, params.test_share]
@@ -199,7 +200,9 @@ def _listed_items(path: Path, root: Path, classes: Sequence[str]) -> list[PhotoI
     try:
         lines = path.expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise BadInputError(f"{path} cannot be read as a list of files: {error}", remedy="give the published list") from error
+        raise BadInputError(
+            f"{path} cannot be read as a list of files: {error}", remedy="give the published list"
+        ) from error
     items = []
     for number, line in enumerate(lines, start=1):
         name, _, label = line.strip().rpartition(" ")

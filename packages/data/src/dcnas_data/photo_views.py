@@ -1,5 +1,6 @@
 """How a net sees photographs: random crop, flip and colour jitter in training, centre crop in testing; whole batches, on the device."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,15 +49,17 @@ class CentreView:
         resized = torch.floor(raw.sizes * self._short / short)
         scale = raw.sizes / resized
         first = torch.round((resized - self._size) / 2) * scale
-        return resample(raw.pixels, first=first, scale=scale, low=torch.zeros_like(first), high=raw.sizes, size=self._size)
+        return resample(
+            raw.pixels, first=first, scale=scale, low=torch.zeros_like(first), high=raw.sizes, size=self._size
+        )
 
 
 class RandomView:
     """
     A random resized crop, flipped at random, its colours jittered: the distributions of torchvision's RandomResizedCrop and ColorJitter.
 
-    Every picture has its own crop, flip and factors. The four jitters come in one random order for the whole batch; torchvision draws it for
-    each picture, which would take the batch apart.
+    Every picture has its own crop, flip and factors. The four jitters come in one random order for the whole batch; torchvision draws
+    it for each picture, which would take the batch apart.
 
     Args:
         draws: Lives on the device of the pictures.
@@ -84,8 +87,8 @@ def draw_crops(
     """
     Return a random crop of each picture, batch x (top, left, height, width), whole numbers as float32.
 
-    The area is a uniform share of the picture's, the aspect log-uniform; of ten attempts the first that fits inside is taken, and where none
-    does, the largest centre crop within the range of aspects, as torchvision's RandomResizedCrop has it.
+    The area is a uniform share of the picture's, the aspect log-uniform; of ten attempts the first that fits inside is taken, and
+    where none does, the largest centre crop within the range of aspects, as torchvision's RandomResizedCrop has it.
 
     Args:
         sizes: batch x (height, width).
@@ -95,7 +98,7 @@ def draw_crops(
     height, width = sizes.unsqueeze(-1).unbind(1)
     uniform = torch.rand((4, len(sizes), _ATTEMPTS), generator=generator, device=sizes.device)
     area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0])
-    low, high = torch.tensor(ratio).log().tolist()
+    low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + (high - low) * uniform[1])
     tried = torch.stack([torch.sqrt(area / aspect), torch.sqrt(area * aspect)], -1).round()
     fits = ((tried > 0) & (tried <= sizes.unsqueeze(1))).all(-1)
@@ -110,14 +113,14 @@ def draw_crops(
 
 def crop_and_resize(pixels: Tensor, boxes: Tensor, flip: Tensor, *, size: int) -> Tensor:
     """
-    Return the boxes scaled to `size` x `size`, in [0, 1], those of `flip` mirrored: bilinear with antialiasing, no pixel from outside a box.
+    Return the boxes scaled to `size` x `size`, in [0, 1]: bilinear with antialiasing, no pixel from outside a box.
 
     Args:
         pixels: batch x 3 x height x width, uint8.
 
         boxes: batch x (top, left, height, width).
 
-        flip: batch, boolean.
+        flip: batch, boolean: mirror these pictures.
     """
     first, extent = boxes[:, :2], boxes[:, 2:]
     return resample(
@@ -131,8 +134,9 @@ def resample(
     """
     Return batch x 3 x size x size in [0, 1]: two matrix products a picture, each row of a matrix the triangle filter of one output pixel.
 
-    Of output pixel i the filter's centre is first + scale * (i + 1/2), its reach one output pixel, or one input pixel where that is more; only
-    pixels from `low` to `high` count. This is torch's `interpolate(mode="bilinear", antialias=True)` of the part between, at any offset.
+    Of output pixel i the filter's centre is first + scale * (i + 1/2), its reach one output pixel, or one input pixel where that is
+    more; only pixels from `low` to `high` count. This is torch's `interpolate(mode="bilinear", antialias=True)` of the part between,
+    at any offset.
 
     Args:
         first: batch x (vertical, horizontal), in pixels; so are `scale`, `low` and `high`.
@@ -141,7 +145,8 @@ def resample(
     """
     batch, channels, height, width = pixels.shape
     down, across = (
-        _filters(first[:, d], scale[:, d], low[:, d], high[:, d], extent, size) for d, extent in ((0, height), (1, width))
+        _filters(first[:, d], scale[:, d], low[:, d], high[:, d], extent, size)
+        for d, extent in ((0, height), (1, width))
     )
     if flip is not None:
         across = torch.where(flip, across.flip(1), across)
@@ -211,13 +216,20 @@ def _shift_hue_(image: Tensor, turns: Tensor) -> None:
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     below = torch.where(green == value, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4))
     sixths = torch.where(red == value, green - blue, below).div_(torch.where(chroma == 0, 1, chroma))
-    offsets = torch.tensor(_HUE_OFFSETS, device=image.device).view(1, 3, 1, 1)
-    place = ((sixths + 6 * turns) + offsets).remainder_(6)
-    share = torch.minimum(place, 4 - place).clamp_(0, 1)
-    torch.sub(value, share.mul_(chroma), out=image)
+    for channel, offset in zip((red, green, blue), _HUE_OFFSETS, strict=True):
+        place = (sixths + 6 * turns).add_(offset).remainder_(6)
+        share = torch.minimum(place, 4 - place).clamp_(0, 1)
+        torch.sub(value, share.mul_(chroma), out=channel)
 
 
-def normalize(image: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
-    """Return a net's input: each channel less its mean, over its standard deviation. Noise is added before this, never after."""
-    shift, scale = (torch.tensor(values, device=image.device).view(1, -1, 1, 1) for values in (mean, std))
-    return (image - shift).div_(scale)
+class Normalizer:
+    """Makes a net's input of images: each channel less its mean, over its standard deviation. Noise is added before this, never after."""
+
+    def __init__(
+        self, device: torch.device, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+    ) -> None:
+        self._mean, self._std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return a new tensor of the same shape and memory format."""
+        return (image - self._mean).div_(self._std)

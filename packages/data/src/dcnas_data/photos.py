@@ -80,8 +80,8 @@ def write_photos(
     """
     Write `train.parquet`, `validation.parquet` and `test.parquet` into `out` and return what they say of themselves.
 
-    Pictures that cannot be used are left out and counted by reason; those of the test part come first, so that a picture which stands in two
-    parts, byte for byte, trains nothing. The files appear together at the end, and are the same for any number of `threads`.
+    Pictures that cannot be used are left out and counted by reason; those of the test part come first, so that a picture which stands
+    in two parts, byte for byte, trains nothing. The files appear together at the end, and are the same for any number of `threads`.
 
     Args:
         report: Is told how many pictures are done, and of which split.
@@ -126,9 +126,7 @@ def read_photos(path: Path) -> Photos:
             f"{path} holds {table.num_rows} images in {len(counts)} classes, which is not what its metadata says.",
             remedy="run: dvc repro generate_data",
         )
-    return Photos(
-        images=table["image"], labels=labels, sizes=sizes, names=table["name"].to_pylist(), metadata=metadata
-    )
+    return Photos(images=table["image"], labels=labels, sizes=sizes, names=table["name"].to_pylist(), metadata=metadata)
 
 
 def ordered_map(function: Callable[[T], R], items: Iterable[T], *, threads: int, ahead: int) -> Iterator[R]:
@@ -205,7 +203,8 @@ def _require_every_class(split: PhotoSplit, tally: _Tally, source: PhotoSource) 
         refused = [(item.name, reason) for item, reason in tally.refused if item.label == label]
         named = "; ".join(f"{file}: {reason}" for file, reason in refused[:_NAMED_IN_ERROR])
         raise BadInputError(
-            f"class {name} has no usable picture for {split}; {len(refused)} were refused" + (f" ({named})" if named else ""),
+            f"class {name} has no usable picture for {split}; {len(refused)} were refused"
+            + (f" ({named})" if named else ""),
             where="params.yaml: generate_data.photos",
             remedy="add pictures of this class, or leave it out",
         )

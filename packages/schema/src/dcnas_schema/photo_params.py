@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dcnas_schema.params import Count, Fraction, Seed, Section, SplitCounts
+from dcnas_schema.params import Count, Fraction, Section, Seed, SplitCounts
 from dcnas_schema.photos import SourceName
 
 DEMO_CLASSES = 16
@@ -64,7 +64,12 @@ class PhotosParams(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        needs = {"image_folder": ("root",), "imagenet100": ("root",), "parquet": ("files", "columns"), "demo": ("most",)}
+        needs = {
+            "image_folder": ("root",),
+            "imagenet100": ("root",),
+            "parquet": ("files", "columns"),
+            "demo": ("most",),
+        }
         for key in needs[self.source]:
             if not getattr(self, key):
                 raise ValueError(f"{key} is empty: source {self.source} needs it")

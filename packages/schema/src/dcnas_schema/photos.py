@@ -13,14 +13,22 @@ PhotoSplit = Literal["train", "validation", "test"]
 SourceName = Literal["demo", "image_folder", "imagenet100", "parquet"]
 
 Refusal = Literal[
-    "missing or unreadable", "not an image", "corrupt", "truncated", "too large", "too small", "unsupported pixels", "in another split"
+    "missing or unreadable",
+    "not an image",
+    "corrupt",
+    "truncated",
+    "too large",
+    "too small",
+    "unsupported pixels",
+    "in another split",
 ]
 """
 Why a file was left out.
 
-`not an image`: none of the formats that are read (JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000), an empty file included. `too large`: more
-pixels than a decompression bomb's limit. `too small`: shorter than half the stored side. `unsupported pixels`: 32-bit or floating-point
-values, whose range is unknown. `in another split`: the same bytes stand in `test` or `validation`, and would leak from training into it.
+`not an image`: none of the formats that are read (JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, JPEG 2000), an empty file included. `too
+large`: more pixels than a decompression bomb's limit. `too small`: shorter than half the stored side. `unsupported pixels`: 32-bit or
+floating-point values, whose range is unknown. `in another split`: the same bytes stand in `test` or `validation`, and would leak from
+training into it.
 """
 
 Repair = Literal[
@@ -30,8 +38,8 @@ Repair = Literal[
 What was done to a picture that was kept, beside making it as small as asked for.
 
 `gray`: one channel repeated. `cmyk`, `colour space`: converted to RGB without a colour profile. `16-bit`: the upper eight bits kept.
-`transparent`: laid on white. `animated`: the first frame. `rotated`: turned upright as its EXIF says. `trimmed`: the middle of a picture more
-than three times as long as wide. `enlarged`: its short side was less than the stored one, but at least half of it.
+`transparent`: laid on white. `animated`: the first frame. `rotated`: turned upright as its EXIF says. `trimmed`: the middle of a
+picture more than three times as long as wide. `enlarged`: its short side was less than the stored one, but at least half of it.
 """
 
 

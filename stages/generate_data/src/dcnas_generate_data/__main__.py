@@ -5,8 +5,8 @@ Run:    python -m dcnas_generate_data --out data/generate_data/digits
         python -m dcnas_generate_data --set photos --out data/generate_data/photos
 Takes:  params.yaml (generate_data); MNIST's four .gz files where the source is mnist; the user's pictures where photos come from a folder,
         ImageNet or Parquet. Nothing but MNIST is ever downloaded, and that only where the parameters say so
-Expect: train.parquet, validation.parquet, test.parquet; 30,000 scenes in less than 20 s and 60 MB, 1,000 pictures of 64 pixels in 2 s; pictures
-        that cannot be used are left out, counted by reason and named; same seed, same bytes
+Expect: train.parquet, validation.parquet, test.parquet; 30,000 scenes in less than 20 s and 60 MB; pictures that cannot be
+        used are left out, counted by reason and named; same seed, same bytes
 """
 
 import argparse
@@ -29,17 +29,17 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent()
     # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+    from dcnas_generate_data import write_photos
     from dcnas_generate_data.write import write_splits
-    from dcnas_generate_data.write_photos import photos_section, write_photo_splits
 
     params = load_params(arguments.params)
-    photos = photos_section(params) if arguments.set == "photos" else None
+    photos = write_photos.photos_section(params) if arguments.set == "photos" else None
     require_writable(arguments.out)
     with exclusive_run(arguments.out, arguments.scratch):
         if photos is None:
             write_splits(params.generate_data, arguments.out)
         else:
-            write_photo_splits(photos, arguments.out)
+            write_photos.write_photo_splits(photos, arguments.out)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ def photos_section(params: Params) -> PhotosParams:
     section: PhotosParams | None = getattr(params.generate_data, "photos", None)
     if section is None:
         raise BadInputError(
-            "the parameters name no photographs.", where="params.yaml: generate_data.photos", remedy="write the section, or use --set digits"
+            "the parameters name no photographs.",
+            where="params.yaml: generate_data.photos",
+            remedy="write the section, or use --set digits",
         )
     return section
 
