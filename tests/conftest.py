@@ -319,7 +319,7 @@ PHOTO_SETTINGS: dict[str, Any] = {
         "c_nas": {"kind": "c_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}, "images": "clean"},
         "searched": {"kind": "c_nas", "search": "small"},
         "random": {"kind": "c_nas", "random": {"like": "small", "ops": 4, "tolerance_pct": 5.0}},
-        "resnet18": {"kind": "resnet18"},
+        "mobilenet": {"kind": "mobilenet_v3_small"},
         "dcnet_s": {"kind": "dc_net", "unet": {"depth": 4, "base": 8, "multiplier": 1.5, "convs": 2}},
         "unet_s": {"kind": "unet", "unet": {"depth": 4, "base": 8, "multiplier": 1.5, "convs": 2}},
     },

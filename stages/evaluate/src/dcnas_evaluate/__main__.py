@@ -77,6 +77,8 @@ def _evaluate_on_scenes(arguments: argparse.Namespace) -> None:
 def _evaluate_on_photos(arguments: argparse.Namespace) -> None:
     settings = load_photo_settings(arguments.params)
     settings.model_named(arguments.model, where=arguments.params)
+    from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job
+
     require_writable(arguments.out)
     # here, because torch takes seconds to import
     from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job

@@ -68,6 +68,8 @@ def _train_on_scenes(arguments: argparse.Namespace) -> None:
 def _train_on_photos(arguments: argparse.Namespace) -> None:
     settings = load_photo_settings(arguments.params)
     settings.model_named(arguments.model, where=arguments.params)
+    from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
+
     require_writable(arguments.out)
     # here, because torch takes seconds to import
     from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
