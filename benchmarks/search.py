@@ -89,7 +89,8 @@ def make_bench(setting: Setting, device: torch.device) -> Bench:
 def ours(bench: Bench) -> dict[str, Callable[[int], None]]:
     """Return our two steps, made ready for one epoch."""
     params, execution = bench.setting.search_supernet, bench.execution
-    net = bench.net.to(memory_format=execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
+    net = bench.net
+    net.put_on(execution.device, execution.torch_format)
     architecture = Architecture(len(PLACES), len(net.ops), depths=None, device=execution.device)
     image = bench.image.contiguous(memory_format=execution.torch_format)
     images = Images(network_input=image, clean=bench.image, labels=bench.labels)

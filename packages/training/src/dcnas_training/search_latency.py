@@ -54,7 +54,7 @@ def expected_latency_ms(
     weights: Float[Tensor, "place op"],
     block_ms: Float[Tensor, "place op"],
     rest_ms: float,
-    depth_weights: Sequence[Float[Tensor, " depth"]] | None = None,
+    depth_weights: Sequence[Float[Tensor, " _"]] | None = None,
 ) -> Float[Tensor, ""]:
     """
     Return the supernet's expected latency in ms, differentiable in both kinds of weights.

@@ -67,8 +67,16 @@ class WeightSteps:
         losses = torch.stack([task_loss(output, images, self._loss) for output in outputs])
         losses.sum().backward()  # type: ignore[no-untyped-call] # torch
         nn.utils.clip_grad_norm_(self._parameters, self._clip, foreach=True)
+        self._give_momentum()
         self._optimizer.step()
         return losses.detach().mean()
+
+    def _give_momentum(self) -> None:
+        """Start at zero what a weight lacks that has its first gradient: torch's fused step wants all of them to have it, or none."""
+        for weight in self._parameters:
+            state = self._optimizer.state[weight]
+            if weight.grad is not None and not state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
 
 
 class ArchitectureSteps:
