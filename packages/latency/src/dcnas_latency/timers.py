@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
+from dcnas_harness.process import SPINS
 from dcnas_latency.cuda import Cuda
 
 Cache = Literal["warm", "cold"]
@@ -265,7 +266,7 @@ def thread_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
-        "GOMP_SPINCOUNT": "300000",
+        "GOMP_SPINCOUNT": SPINS,
         "KMP_BLOCKTIME": "3",
     }
 

@@ -8,11 +8,10 @@ Expect: genotype.json with predicted latency, its interval, MACs and parameters;
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_spin, run_main
 from dcnas_schema.params import load_params
 
 
@@ -28,10 +27,8 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # spinning threads beside a busy neighbour: steps 30 times slower
-    # here, because torch takes seconds to import, and reads the policy then
+    let_idle_threads_spin()
+    # here, because torch takes seconds to import, and its threads read the environment then
     from dcnas_derive_genotype.job import Job, Settings, derive_job
 
     params = load_params(arguments.params)

@@ -92,7 +92,7 @@ def _measure(
     *,
     scratch: Path,
 ) -> MeasuredLatency:
-    one_pass = _Pass(model=model, inputs=inputs)
+    one_pass = _Pass(model=model, image=inputs[0], further=inputs[1:])
     plan = CallPlan(warmup=params.warmup, repeats=params.repeats, canary_band_pct=params.canary_band_pct)
 
     @contextmanager
@@ -140,9 +140,11 @@ def _measure(
 @contextmanager
 def _any_kernel() -> Iterator[None]:
     """Let torch take its fastest kernels, as profile_latency does: where results must repeat it takes slower ones on CUDA."""
-    before = torch.are_deterministic_algorithms_enabled()
+    if not torch.are_deterministic_algorithms_enabled():
+        yield  # the call below imports torch's compiler: three seconds
+        return
     torch.use_deterministic_algorithms(False)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(True)
