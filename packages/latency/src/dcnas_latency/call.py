@@ -14,8 +14,9 @@ from dcnas_latency.canary import Canary, choose_canary
 from dcnas_latency.profile import best_of
 from dcnas_latency.rig import RigSample
 from dcnas_latency.samples import LEAST_KEPT, rejection
+from dcnas_latency.seen import Seen
 from dcnas_latency.timers import Program, Sample, Timer, choose_timer
-from dcnas_latency.watch import Seen, Watch
+from dcnas_latency.watch import Watch
 from dcnas_schema.provenance import DeviceState
 
 if TYPE_CHECKING:

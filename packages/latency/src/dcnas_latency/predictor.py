@@ -49,7 +49,7 @@ class Predictor:
         """
         fit = self.calibration
         ms = fit.scale[kind] * self.table.total(parts) + fit.overhead_ms[kind]
-        half = ms * fit.interval_pct / 100
+        half = ms * fit.interval_pct[kind] / 100
         return Prediction(ms=ms, low_ms=ms - half, high_ms=ms + half)
 
 
@@ -57,7 +57,7 @@ def calibrate(
     table_ms: Mapping[NetKind, Sequence[float]], measured_ms: Mapping[NetKind, Sequence[float]], *, confidence: float
 ) -> Calibration:
     """
-    Fit scale and overhead of each kind of net by robust regression of relative errors (Huber), pooling the residuals' spread.
+    Fit scale and overhead of each kind of net by robust regression of relative errors (Huber); each has a spread of its own.
 
     Args:
         table_ms: Plain sums over the table of the nets to fit, by kind. `measured_ms` likewise: at least three nets a kind.
@@ -66,26 +66,25 @@ def calibrate(
     """
     scale: dict[NetKind, float] = {}
     overhead: dict[NetKind, float] = {}
-    residuals: list[Floats] = []
+    spread: dict[NetKind, float] = {}
+    interval: dict[NetKind, float] = {}
     for kind, sums in table_ms.items():
         x, y = np.asarray(sums, dtype=np.float64), np.asarray(measured_ms[kind], dtype=np.float64)
         assert len(x) >= _PARAMETERS + 1, f"{kind}: {len(x)} nets cannot fit {_PARAMETERS} values"
-        scale[kind], overhead[kind] = _huber_line(x, y)
-        residuals.append((scale[kind] * x + overhead[kind]) / y - 1)
-    pooled = np.concatenate(residuals)
-    count, groups = len(pooled), len(residuals)
-    freedom = count - _PARAMETERS * groups
-    spread = float(
-        np.sqrt((pooled**2).sum() / freedom)
-    )  # not the robust one: what the fit leaves out, a user still meets
-    leverage = math.sqrt(1 + _PARAMETERS * groups / count)
+        scale[kind], overhead[kind] = _robust_line(x, y)
+        residuals = y / (scale[kind] * x + overhead[kind]) - 1
+        freedom = len(x) - _PARAMETERS
+        # not the robust spread: what the fit leaves out, a user still meets
+        spread[kind] = 100 * float(np.sqrt((residuals**2).sum() / freedom))
+        leverage = math.sqrt(1 + _PARAMETERS / len(x))
+        interval[kind] = spread[kind] * leverage * _student(confidence, freedom)
     return Calibration(
         scale=scale,
         overhead_ms=overhead,
-        spread_pct=100 * spread,
-        interval_pct=100 * spread * leverage * _student(confidence, freedom),
+        spread_pct=spread,
+        interval_pct=interval,
         confidence=confidence,
-        fitted_on=count,
+        fitted_on=sum(map(len, table_ms.values())),
     )
 
 
@@ -111,19 +110,40 @@ def accuracy_of(kind: NetKind, nets: Sequence[NetTiming]) -> Accuracy:
     )
 
 
-def _huber_line(x: Floats, y: Floats) -> tuple[float, float]:
-    """Return slope and intercept that minimise Huber's loss of (slope * x + intercept) / y - 1."""
-    design = np.stack([x / y, 1 / y], axis=1)
-    target = np.ones_like(y)
-    weights: Floats = np.ones_like(y)
-    solution: Floats = np.zeros(2)
+def _robust_line(x: Floats, y: Floats) -> tuple[float, float]:
+    """
+    Return slope and intercept that minimise Huber's loss of y / (slope * x + intercept) - 1, from a start that no outlier moves.
+
+    Errors are relative to the start's prediction, not to y: a net measured ten times too fast would else weigh ten times as much and
+    draw the line to itself, whatever its residual's weight.
+    """
+    start = _median_line(x, y)
+    line = start[0] * x + start[1]
+    design = np.stack([x / line, 1 / line], axis=1)
+    target = y / line
+    solution: Floats = np.array(start)
     for _ in range(_ITERATIONS):
-        root = np.sqrt(weights)
-        solution = np.asarray(np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0], dtype=np.float64)
         off: Floats = np.abs(design @ solution - target)
         limit = _HUBER * max(_robust_sd(off), 1e-12)
-        weights = np.minimum(np.ones_like(y), limit / np.maximum(off, 1e-15))
+        root = np.sqrt(np.minimum(np.ones_like(y), limit / np.maximum(off, 1e-15)))
+        solution = np.asarray(np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0], dtype=np.float64)
     return float(solution[0]), float(solution[1])
+
+
+def _median_line(x: Floats, y: Floats) -> tuple[float, float]:
+    """
+    Return slope and intercept by the medians of Theil (1950) and Sen (1968): a quarter of the nets may be anything.
+
+    Where that line is not positive at every net, the one through nought with the median ratio.
+    """
+    left, right = np.triu_indices(len(x), 1)
+    apart = x[left] != x[right]
+    if apart.any():
+        slope = float(np.median(((y[left] - y[right])[apart]) / (x[left] - x[right])[apart]))
+        intercept = float(np.median(y - slope * x))
+        if (slope * x + intercept > 0).all():
+            return slope, intercept
+    return float(np.median(y / x)), 0.0
 
 
 def _robust_sd(values: Floats) -> float:

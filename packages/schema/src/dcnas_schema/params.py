@@ -226,6 +226,8 @@ class GateLimits(Section):
     """Spread of a GPU's clock while it is timed."""
     mape_pct: Positive
     """Mean error of the predictor on held-out whole nets of the worst kind."""
+    plan_pct: Positive = 5.0
+    """Mean error of the table at held-out widths: a plan that ended too early shows here."""
 
 
 class ProfileLatencyParams(Section):
