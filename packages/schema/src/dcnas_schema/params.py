@@ -280,6 +280,11 @@ class ProfileLatencyParams(Section):
     """Level of the prediction interval."""
     seed: Seed
 
+    @property
+    def named_file(self) -> Path | None:
+        """The profile that is taken instead of measuring; `None` where this machine is measured."""
+        return Path(self.file) if self.source == "file" and self.file is not None else None
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.source == "file" and self.file is None:
