@@ -12,7 +12,7 @@ from dcnas_latency.rig import RigSample, Subject
 from dcnas_schema.genotype import uniform_genotype
 
 Disturb = Callable[[RigSample, int], RigSample]
-NET = whole_net(uniform_genotype("k3_e3", 1), "c_nas", height=32, width=32, classes=10)
+NET = whole_net(uniform_genotype("k3_e3", 3), "c_nas", height=32, width=32, classes=10)
 PART_MS = 0.5
 
 

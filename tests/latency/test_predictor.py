@@ -140,7 +140,7 @@ def test_each_kind_of_net_has_an_interval_of_its_own() -> None:
             off = np.abs(x * (1 + spread * generator.standard_normal(50)) - predicted)
             inside[kind].append(off <= predicted * fit.interval_pct[kind] / 100)
     for kind in NET_KINDS:
-        assert float(np.mean(inside[kind])) == pytest.approx(0.95, abs=0.04)
+        assert float(np.mean(inside[kind])) == pytest.approx(0.95, abs=0.05)
 
 
 def test_too_few_nets_to_fit_are_a_bug() -> None:

@@ -83,12 +83,13 @@ def test_figures_are_those_of_quiet_moments() -> None:
 
 
 def test_single_disturbed_samples_say_nothing_of_their_neighbours() -> None:
-    """A tenth of the samples at a third of the speed, here and there: what is taken out of the others is next to nothing."""
+    """A tenth of the samples at a third of the speed, here and there: from hardly any other is anything taken out."""
     run = Run(noise=0.0)
     hit = random(3).random(len(run.times_ms)) < 0.1
     run.slowed(np.where(hit, 3.0, 1.0))
     found = slowness(run.times_ms, run.subjects, run.turns, run.builds)
-    assert np.abs(found.factor - 1).max() < 1e-6
+    assert (np.abs(found.factor - 1) > 1e-6).mean() < 0.02
+    assert run.figures() == pytest.approx(run.levels)
 
 
 def test_what_builds_differ_by_is_taken_out_of_figures_and_left_for_comparison() -> None:

@@ -13,9 +13,13 @@ from dcnas_schema.latency import Accuracy, Calibration, Entry, NetTiming, Profil
 from dcnas_schema.space import NetKind
 
 Floats = NDArray[np.float64]
-_HUBER = 1.345
-"""Residuals beyond this many robust standard deviations weigh less (Huber 1964; 95 % efficiency on normal errors)."""
+_BISQUARE = 4.685
+"""Residuals beyond this many robust standard deviations weigh nothing (Beaton and Tukey 1974; 95 % efficiency on normal errors)."""
+_LEAST_SD = 1e-3
+"""Relative; no timing is better, and nets that happen to lie on a line are no measure of the others."""
 _ITERATIONS = 30
+_SETTLED = 1e-9
+"""Relative change of a prediction below which the fit has settled."""
 _MAD_TO_SD = 1.4826
 _PARAMETERS = 2
 
@@ -57,7 +61,7 @@ def calibrate(
     table_ms: Mapping[NetKind, Sequence[float]], measured_ms: Mapping[NetKind, Sequence[float]], *, confidence: float
 ) -> Calibration:
     """
-    Fit scale and overhead of each kind of net by robust regression of relative errors (Huber); each has a spread of its own.
+    Fit scale and overhead of each kind of net by robust regression of relative errors; each has a spread of its own.
 
     Args:
         table_ms: Plain sums over the table of the nets to fit, by kind. `measured_ms` likewise: at least three nets a kind.
@@ -112,21 +116,24 @@ def accuracy_of(kind: NetKind, nets: Sequence[NetTiming]) -> Accuracy:
 
 def _robust_line(x: Floats, y: Floats) -> tuple[float, float]:
     """
-    Return slope and intercept that minimise Huber's loss of y / (slope * x + intercept) - 1, from a start that no outlier moves.
+    Return slope and intercept of the line that fits y with small relative errors, outliers left out (an MM-estimate, Yohai 1987).
 
-    Errors are relative to the start's prediction, not to y: a net measured ten times too fast would else weigh ten times as much and
-    draw the line to itself, whatever its residual's weight.
+    Start and spread come from medians, and stay: a loss that only bounds the residuals' weight, such as Huber's, is captured by the
+    smallest net where that is the wild one. Errors are relative to the start's line, not to y, or a net measured ten times too fast
+    would weigh ten times as much.
     """
     start = _median_line(x, y)
     line = start[0] * x + start[1]
     design = np.stack([x / line, 1 / line], axis=1)
     target = y / line
     solution: Floats = np.array(start)
+    small_sample = len(x) / (len(x) - _PARAMETERS)
+    limit = _BISQUARE * max(small_sample * _robust_sd(design @ solution - target), _LEAST_SD)
     for _ in range(_ITERATIONS):
-        off: Floats = np.abs(design @ solution - target)
-        limit = _HUBER * max(_robust_sd(off), 1e-12)
-        root = np.sqrt(np.minimum(np.ones_like(y), limit / np.maximum(off, 1e-15)))
-        solution = np.asarray(np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0], dtype=np.float64)
+        root: Floats = np.maximum(1 - ((design @ solution - target) / limit) ** 2, 0.0)  # of the bisquare weight
+        before, solution = solution, np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0]
+        if np.abs(design @ (solution - before)).max() < _SETTLED:
+            break
     return float(solution[0]), float(solution[1])
 
 
