@@ -255,7 +255,11 @@ def _truth(net: Any, law: Law) -> float:
 
 
 def test_a_staircase_shows_at_the_widths_held_out() -> None:
-    """Where every begun 64 channels cost as much as 64, points in line with their neighbours end the plan early; its error tells."""
+    """
+    Where every begun 64 channels cost as much as 64, points in line with their neighbours end the plan early: its error tells.
+
+    It asks for no further point though entries are left, and is off by more than its tolerance all the same.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Stairs(SimulatedRig):
@@ -275,11 +279,11 @@ def test_a_staircase_shows_at_the_widths_held_out() -> None:
             self.subjects = whole
             return samples
 
-    law = Law(modulus_gain=0.0, launch_ms=0.0)
-    changes = {"generations": 4, "held_out_widths": 60, "tolerance_pct": 2.0}
-    stairs, plain = (profiled(rig, params(changes)) for rig in (Stairs(law=law), SimulatedRig(law=law)))
-    assert stairs.plan.mean_error_pct > 5.0
-    assert plain.plan.mean_error_pct < 0.5
+    section = params({"generations": 4, "held_out_widths": 60, "tolerance_pct": 2.0})
+    plan = profiled(Stairs(law=Law(modulus_gain=0.0, launch_ms=0.0)), section).plan
+    assert plan.entries < section.most_entries - 100
+    assert plan.mean_error_pct > section.tolerance_pct
+    assert plan.worst_error_pct > 10.0
 
 
 def test_the_same_seed_gives_the_same_profile() -> None:

@@ -65,7 +65,7 @@ def require_this_machine(path: Path) -> None:
         names = set(now) | (set(stored) if isinstance(stored, dict) else set())
         changed = sorted(name for name in names if not isinstance(stored, dict) or stored.get(name) != now.get(name))
         raise UnfitEnvironmentError(
-            f"{path} is of another machine than this one, or of other parameters: {', '.join(changed)} differ.",
+            f"{path} is of another machine than this one: {', '.join(changed)} differ.",
             remedy="run: dcnas device (make repro and dcnas flow run do so), then the same command again",
         )
 
