@@ -131,7 +131,8 @@ def _robust_line(x: Floats, y: Floats) -> tuple[float, float]:
     limit = _BISQUARE * max(small_sample * _robust_sd(design @ solution - target), _LEAST_SD)
     for _ in range(_ITERATIONS):
         root: Floats = np.maximum(1 - ((design @ solution - target) / limit) ** 2, 0.0)  # of the bisquare weight
-        before, solution = solution, np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0]
+        before = solution
+        solution = np.asarray(np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0], dtype=np.float64)
         if np.abs(design @ (solution - before)).max() < _SETTLED:
             break
     return float(solution[0]), float(solution[1])

@@ -169,8 +169,8 @@ def _open_rig(settings: Settings, setting: LatencySetting, scratch: Path, stack:
     params = settings.profile_latency
     if params.runtime == "simulated":
         simulated = SimulatedRig(law=_SIMULATED, seed=params.seed, builds=params.builds)
-        rig = stack.enter_context(simulated)
-        return _Opened(rig=rig, card=simulated_card(setting.threads), learn_canary=best_of)
+        card = simulated_card(setting.threads)
+        return _Opened(rig=stack.enter_context(simulated), card=card, learn_canary=best_of)
     kind = device_kind(settings.device)
     stack.enter_context(device_lock(_card_here(kind, setting.threads), exclusive=True))
     used_before_gb = None if kind == "cpu" else foreign_processes_before_context().used_memory_gb
