@@ -14,7 +14,7 @@ _RUN_DELAY_SHARE = 0.005
 """Share of a sample that its threads may have waited for a processor."""
 _INTERVAL = (2.5, 97.5)
 LEAST_KEPT = 5
-"""Accepted samples that a figure needs, unless they are half of all; with fewer, the quietest half is taken and the gate hears of it."""
+"""Accepted samples that the figure of one call needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class Summary:
     mad_ms: float
     raw: int
     kept: int
-    """Accepted samples; where fewer than `LEAST_KEPT`, the quietest half may have had to do."""
+    """Accepted samples; where they are fewer than half, all count."""
     builds: int
     """Builds that took samples, whether any of them counts or not."""
     builds_ms: tuple[float, ...]
