@@ -416,8 +416,10 @@ def test_the_device_is_locked_before_anything_starts_on_it(
     def device_lock(card: DeviceCard, *, exclusive: bool) -> Iterator[None]:
         assert exclusive
         log.append(f"lock {card.kind}")
-        yield
-        log.append("unlock")
+        try:
+            yield
+        finally:
+            log.append("unlock")
 
     class Process(Machine):
         canary_op = "products"

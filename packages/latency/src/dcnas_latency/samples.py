@@ -1,4 +1,4 @@
-"""From raw samples to a figure with its interval: rejection by the canary and the system's counters, bootstrap over rounds."""
+"""Which samples are believed, by the canary and the system's counters; and from samples to a figure with its interval."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ LEAST_KEPT = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """A figure in ms: median of the accepted samples, its 95 % interval from a bootstrap over rounds, and their spread."""
+    """A figure in ms: median of the samples that count, its 95 % interval from a bootstrap over rounds, and their spread."""
 
     median_ms: float
     low_ms: float

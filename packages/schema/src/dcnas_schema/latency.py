@@ -61,9 +61,10 @@ ENTRIES = pa.schema(
     ]
 )
 """
-One row an entry: the key, the width, then the accepted samples' summary. `low_ms` to `high_ms` is the 95 % bootstrap interval of the
-median over rounds. `role`: `plan` entries make the table, `held_out` ones only test it. `raw` and `kept` count samples before and after
-rejection. `builds_differ_pct` is what the two interleaved builds differ by, in per cent of their mean.
+One row an entry: the key, the width, then the summary of its samples, as they would have been in the machine's quiet moments
+(`LatencyProtocol.levelled`). `low_ms` to `high_ms` is the 95 % bootstrap interval of the median over rounds. `role`: `plan` entries make
+the table, `held_out` ones only test it. `raw` and `kept` count samples before and after rejection. `builds_differ_pct` is what the two
+interleaved builds differ by, in per cent of their mean.
 """
 
 
