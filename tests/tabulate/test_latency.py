@@ -208,6 +208,19 @@ def test_over_the_run_shows_what_the_device_tells(profile: LatencyResult) -> Non
         assert upright == [30.0]
 
 
+def test_over_the_run_shows_the_canary_with_its_limit(profile: LatencyResult) -> None:
+    """Its course stands first, with the reference as a line and the limit of its band above; slow and quiet phases are seen there."""
+    canary = ((1.0, 0.5), (20.0, 0.9), (40.0, 0.52))
+    metadata = profile.metadata.model_copy(update={"states": ((0.0, DeviceState(load_average=0.5)),), "canary": canary})
+    first, second = over_the_run((), metadata, "light").axes
+    assert (first.get_ylabel(), second.get_ylabel()) == ("canary\n(ms)", "load\naverage")
+    course, reference, limit = first.lines
+    assert list(zip(*course.get_data(), strict=True)) == list(canary)
+    protocol = metadata.protocol
+    assert reference.get_ydata()[0] == protocol.canary_reference_ms
+    assert limit.get_ydata()[0] == pytest.approx(protocol.canary_reference_ms * (1 + protocol.canary_band_pct / 100))
+
+
 def test_a_device_that_tells_nothing_gets_a_word_instead(profile: LatencyResult) -> None:
     """Without any state the figure says so."""
     figure = over_the_run((), profile.metadata.model_copy(update={"states": ((0.0, DeviceState()),)}), "light")
@@ -230,7 +243,7 @@ def test_the_printed_accuracy_is_the_profiles(profile: LatencyResult, results: P
     assert [row["Kind of net"] for row in rows] == [told.kind, *(one.kind for one in others)]
     assert list(rows[0].values()) == [
         *(told.kind, "20", "3.14", "85", "95", "0.980", "0.910", "-1.25", "12.50", "90", "8.50"),
-        *(f"{fit.scale[told.kind]:.3f}", f"{fit.overhead_ms[told.kind]:.3f}"),
+        *(f"{fit.interval_pct[told.kind]:.1f}", f"{fit.scale[told.kind]:.3f}", f"{fit.overhead_ms[told.kind]:.3f}"),
     ]
     page = latency_section(result, results / "figures")
     cells = "".join(f"<td class='{'' if i else 'text'}'>{text}</td>" for i, text in enumerate(rows[0].values()))

@@ -345,9 +345,14 @@ class _Host:
         }
 
 
-def _counters() -> _Counters:
+def page_faults() -> int:
+    """Return how many pages this process has faulted in so far, minor and major ones."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return _Counters(time.process_time_ns(), time.thread_time_ns(), usage.ru_minflt + usage.ru_majflt)
+    return usage.ru_minflt + usage.ru_majflt
+
+
+def _counters() -> _Counters:
+    return _Counters(time.process_time_ns(), time.thread_time_ns(), page_faults())
 
 
 def _threads() -> tuple[str, ...]:

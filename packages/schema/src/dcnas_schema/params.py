@@ -193,7 +193,7 @@ class RetrainParams(Section):
     loss: LossParams
     plateau: PlateauParams
     recalibrate: CountOrZero
-    """Training scenes on which batch norm's statistics are computed anew after the last step, rounded up to batches of 16; 0: none (paper)."""
+    """Training scenes that batch norm's statistics are computed on after the last step, rounded up to batches of 16; 0: none (paper)."""
     precision: Precision
     """`auto`: bf16 autocast where the device multiplies bf16 in hardware (CUDA >= 8.0, AMX), else fp32."""
     memory_format: Literal["auto", "channels_last", "contiguous"]
@@ -228,6 +228,8 @@ class GateLimits(Section):
     """Spread of a GPU's clock while it is timed."""
     mape_pct: Positive
     """Mean error of the predictor on held-out whole nets of the worst kind."""
+    plan_pct: Positive
+    """Mean error of the table at held-out widths: a plan that ended too early shows here."""
 
 
 class ProfileLatencyParams(Section):
@@ -279,6 +281,11 @@ class ProfileLatencyParams(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     """Level of the prediction interval."""
     seed: Seed
+
+    @property
+    def named_file(self) -> Path | None:
+        """The profile that is taken instead of measuring; `None` where this machine is measured."""
+        return Path(self.file) if self.source == "file" and self.file is not None else None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
