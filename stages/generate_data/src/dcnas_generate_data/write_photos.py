@@ -50,6 +50,7 @@ def write_photo_splits(params: PhotosParams, out: Path) -> None:
     provenance = {split: made.model_copy(update={"item": f"photos/{split}"}) for split in PHOTO_SPLITS}
     total = sum(len(items) for items in source.splits.values())
     with progress(f"generate_data photos ({params.source})", total) as report:
+        report.update(0)
         found = write_photos(source, params, out, provenance=provenance, threads=_threads(), report=report.update)
         report.update(total, ", ".join(f"{split} {found[split].images}" for split in PHOTO_SPLITS))
     for split in PHOTO_SPLITS:
