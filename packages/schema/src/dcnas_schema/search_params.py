@@ -126,7 +126,7 @@ class SearchSupernetParams(Section):
     """Eq. 2 and 3 for `loss: both`; a search does not smooth labels (TF-NAS)."""
     sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 1.0
     """Noise of `images: noisy`: uniform from 0 to this, one value an image, in units of the [0, 1] pixel range (paper, Sec. 4: 1)."""
-    clip: bool = False
+    clip_noisy: bool = False
     """Clip the noisy image to [0, 1]; the protocol's default is not to."""
     precision: Precision = "auto"
     """`auto`: fp32 on a CPU, where bf16 was slower; on CUDA bf16 where the device multiplies it."""

@@ -23,8 +23,8 @@ def net_latency(predictor: Predictor, kind: NetKind, setting: LatencySetting) ->
     Raises:
         LatencyKeyMissingError: The table lacks a fixed part; a block that it lacks is told when that is asked for.
     """
-    scale, size = predictor.calibration.scale[kind], {"height": setting.height, "width": setting.width}
-    parts = parts_of(kind, uniform_genotype("k3_e3", 3), classes=setting.classes, **size)
+    scale, smallest = predictor.calibration.scale[kind], uniform_genotype("k3_e3", 3)
+    parts = parts_of(kind, smallest, height=setting.height, width=setting.width, classes=setting.classes)
     fixed = [part for part in parts if part.mid_channels is None]
     height, width = padded(setting.height), padded(setting.width)
 

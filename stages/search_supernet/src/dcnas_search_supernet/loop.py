@@ -219,7 +219,7 @@ class _Batches:
             batch.clean,
             self._run.params.sigma,
             generator=noise,
-            clip=self._run.params.clip,
+            clip=self._run.params.clip_noisy,
             memory_format=self._run.execution.torch_format,
         )
         return self._normalise(noisy, batch)
