@@ -45,7 +45,7 @@ HEAT = 2.0
 TARGET_MS = 20.0
 BARS = {(32, 64): (1.4, 1.3), (16, 96): (1.5, 1.8)}
 """Least ratio of the architecture step and of the weight step, by batch and size."""
-MEMORY_STEPS = 3
+MEMORY_STEPS = 2
 TOLERANCE = 1e-3
 
 

@@ -124,6 +124,17 @@ def tiny_scenes(tiny_params: Callable[..., Params], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
+def simulated_profile(tiny_params: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The latency profile of the simulated device with the tiny parameters; tests must leave it as it is."""
+    from dcnas_profile_latency.job import Settings, profile_job
+
+    params, folder = tiny_params(), tmp_path_factory.mktemp("simulated")
+    settings = Settings(device=params.device, profile_latency=params.profile_latency)
+    profile_job(settings, folder / "profile.parquet", folder / "scratch")
+    return folder / "profile.parquet"
+
+
+@pytest.fixture(scope="session")
 def start() -> Callable[..., subprocess.Popen[str]]:
     """A function that starts this Python with arguments, as no child of DVC, its output caught."""
 
@@ -320,7 +331,7 @@ PHOTO_SETTINGS: dict[str, Any] = {
         "c_nas": {"kind": "c_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}, "images": "clean"},
         "searched": {"kind": "c_nas", "search": "small"},
         "random": {"kind": "c_nas", "random": {"like": "small", "ops": 4, "tolerance_pct": 5.0}},
-        "resnet18": {"kind": "resnet18"},
+        "mobilenet": {"kind": "mobilenet_v3_small"},
         "dcnet_s": {"kind": "dc_net", "unet": {"depth": 4, "base": 8, "multiplier": 1.5, "convs": 2}},
         "unet_s": {"kind": "unet", "unet": {"depth": 4, "base": 8, "multiplier": 1.5, "convs": 2}},
     },

@@ -105,6 +105,23 @@ def test_a_missing_mnist_file_is_named(mnist: Path, params: Callable[..., Digits
         load_digits(params(mnist))
 
 
+@pytest.mark.parametrize("moved", [(), NAMES, NAMES[:2]], ids=["root", "raw", "both"])
+def test_only_absent_mnist_files_are_named(
+    mnist: Path, params: Callable[..., DigitsParams], moved: tuple[str, ...]
+) -> None:
+    """Wherever the other files lie, in the folder or in MNIST/raw below it, the message names the two that are in neither."""
+    raw = mnist / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in moved:
+        (mnist / f"{name}.gz").rename(raw / f"{name}.gz")
+    assert len(load_digits(params(mnist))["test"].labels) == TEST
+    for name in NAMES[1:3]:
+        next(mnist.rglob(f"{name}.gz")).unlink()
+    with pytest.raises(BadInputError) as caught:
+        load_digits(params(mnist))
+    assert [name for name in NAMES if name in str(caught.value)] == list(NAMES[1:3])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_mnist_file_is_named(mnist: Path, params: Callable[..., DigitsParams], name: str) -> None:
     """One changed bit, or a cut file, is a corrupt artefact (exit 4) that names the file and both MD5 sums."""

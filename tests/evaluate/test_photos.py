@@ -74,7 +74,7 @@ def evaluate(
     ) -> Path:  # fmt: skip
         job = PhotoJob(
             model=model, seed=0, settings=settings(changes), photos=photos, trained=folder or trained(model),
-            profile=profile,
+            profile=profile, scratch=tmp_path / "scratch",
         )  # fmt: skip
         evaluate_photo_job(job, tmp_path / out)
         return tmp_path / out
@@ -143,10 +143,10 @@ def test_every_task_has_its_columns_and_the_cost_is_counted(
 
 def test_the_record_depends_on_nothing_but_its_inputs(evaluate: Evaluate) -> None:
     """Other batch sizes give the same scores to rounding, the same call the same bytes."""
-    first, again = evaluate("dc_nas"), evaluate("dc_nas", out="again")
+    first, again = evaluate("dcnet_s"), evaluate("dcnet_s", out="again")
     for file in ("record.parquet", "panel.parquet"):
         assert sha256_of(first / file) == sha256_of(again / file)
-    one = read_record(evaluate("dc_nas", {"evaluate_photos.batch_size": 1}, out="one"))[0]
+    one = read_record(evaluate("dcnet_s", {"evaluate_photos.batch_size": 1}, out="one"))[0]
     whole = read_record(first)[0]
     for name in ("psnr_db", "ssim", "top1_pct"):
         assert one[name] == pytest.approx(whole[name], rel=1e-5)
@@ -154,7 +154,7 @@ def test_the_record_depends_on_nothing_but_its_inputs(evaluate: Evaluate) -> Non
 
 def test_the_panel_shows_one_photo_of_each_class(evaluate: Evaluate) -> None:
     """The first photos of as many classes as there are, clean, noisy and restored, at the levels asked for."""
-    rows, metadata = read_panel(evaluate("dc_nas"))
+    rows, metadata = read_panel(evaluate("dcnet_s"))
     assert [(row["image"], row["label"], row["sigma"]) for row in rows] == [(0, 0, 0.5), (1, 1, 0.5), (2, 2, 0.5)]
     assert {len(row[name]) for row in rows for name in ("clean", "noisy", "restored")} == {3 * 32 * 32}
     assert metadata.classes == ("cat", "dog", "owl")

@@ -1,7 +1,9 @@
 """The pipeline stage evaluate: what a record says is true, and depends on nothing but what it names."""
 
 import fcntl
+import json
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +22,9 @@ from dcnas_evaluate import latency as latency_module
 from dcnas_evaluate.job import Job, evaluate_job
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of
-from dcnas_latency.call import CallPlan, Context, MeasuredCall, measure_call
-from dcnas_latency.card import device_card
+from dcnas_latency.call import CallPlan, CallTiming, Context, MeasuredCall
+from dcnas_latency.canary import CanaryStore
+from dcnas_latency.card import device_card, fingerprint
 from dcnas_latency.lock import lock_path
 from dcnas_nets.macs import count_macs, count_parameters
 from dcnas_nets.models import build_model, example_input
@@ -29,13 +32,14 @@ from dcnas_retrain.job import Job as TrainJob
 from dcnas_retrain.job import train_job
 from dcnas_schema.params import Params
 from dcnas_schema.parquet import read_parquet
-from dcnas_schema.provenance import DeviceCard
+from dcnas_schema.provenance import DeviceCard, DeviceState
 from dcnas_schema.records import PANEL, RECORD, EvaluationMetadata, PanelMetadata
 from dcnas_training.checkpoints import load_tensors
 
 JOINT = "dcnet_reduced_integrated"
 TIMED = {"measure": True, "batch": 2, "warmup": 1, "repeats": 3, "canary_band_pct": 15.0}
 """Parameters of the latency, as few passes as there can be."""
+REALLY_TIMED = {"evaluate.latency": TIMED, "evaluate.image_size": 40}
 Evaluate = Callable[..., Path]
 
 
@@ -86,11 +90,44 @@ def evaluate(
             params=tiny_params(changes),
             scenes=scenes,
             trained=weights or trained(model, seed),
+            scratch=tmp_path / "scratch",
         )
         evaluate_job(job, tmp_path / out)
         return tmp_path / out
 
     return run
+
+
+@pytest.fixture(scope="module")
+def once(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_scenes: Path,
+    tiny_params: Callable[..., Params],
+    trained: Callable[..., Path],
+) -> Callable[..., Path]:
+    """A function that gives the outputs of the joint model with these changes; each is made once, and tests leave it as it is."""
+    root = tmp_path_factory.mktemp("once")
+    made: dict[str, Path] = {}
+
+    def folder(changes: Mapping[str, Any] | None = None) -> Path:
+        key = repr(changes)
+        if key not in made:
+            made[key] = root / str(len(made))
+            params, scratch = tiny_params(changes), made[key] / "scratch"
+            job = Job(model=JOINT, seed=0, params=params, scenes=tiny_scenes, trained=trained(), scratch=scratch)
+            evaluate_job(job, made[key])
+        return made[key]
+
+    return folder
+
+
+def canned() -> MeasuredCall:
+    """Return what `measure_call` might, for tests where the time itself does not matter."""
+    timing = CallTiming(
+        **{"median_ms": 2.0, "p5_ms": 1.5, "p95_ms": 3.0, "device_median_ms": None},
+        **{"raw": 5, "kept": 5, "rejected": {}, "canary_reference_ms": 1.0},
+    )
+    return MeasuredCall(timing=timing, before=DeviceState(), after=DeviceState(), others_pct=0.5, noise=())
 
 
 def read_record(folder: Path) -> tuple[dict[str, list[Any]], EvaluationMetadata]:
@@ -109,9 +146,9 @@ def test_the_record_does_not_depend_on_the_batch_size(evaluate: Evaluate) -> Non
         assert record["images"] == [5, 5, 5]
 
 
-def test_the_noisy_input_scores_what_its_level_says(evaluate: Evaluate, tiny_scenes: Path) -> None:
+def test_the_noisy_input_scores_what_its_level_says(once: Evaluate, tiny_scenes: Path) -> None:
     """Unclipped noise of deviation sigma has a PSNR of -20 log10 sigma, within five standard errors; without noise it is unbounded."""
-    record, _ = read_record(evaluate())
+    record, _ = read_record(once())
     assert record["sigma"] == [0.0, 0.25, 0.5]
     assert record["noisy_psnr_db"][0] is None
     values = 5 * 3 * 56 * 56
@@ -141,16 +178,16 @@ def test_the_figures_are_those_of_a_computation_by_hand(
     assert record["top1_pct"][2] == pytest.approx(100 * (logits.argmax(-1).numpy() == scenes.labels).mean())
 
 
-def test_the_restored_image_is_clamped_and_the_noisy_one_only_where_asked(evaluate: Evaluate) -> None:
+def test_the_restored_image_is_clamped_and_the_noisy_one_only_where_asked(evaluate: Evaluate, once: Evaluate) -> None:
     """Clipping the noisy image raises its PSNR above that of the level; it is off by default, and recorded."""
-    free, clipped = read_record(evaluate()), read_record(evaluate({"noise.clip": True}, out="clipped"))
+    free, clipped = read_record(once()), read_record(evaluate({"noise.clip": True}, out="clipped"))
     assert (free[1].protocol.clip_noisy, clipped[1].protocol.clip_noisy) == (False, True)
     assert clipped[0]["noisy_psnr_db"][2] > free[0]["noisy_psnr_db"][2] + 0.3
 
 
-def test_the_same_inputs_give_the_same_bytes(evaluate: Evaluate) -> None:
+def test_the_same_inputs_give_the_same_bytes(evaluate: Evaluate, once: Evaluate) -> None:
     """Without timing, record and panel repeat to the last byte; another noise seed changes them."""
-    first, again, other = evaluate(out="a"), evaluate(out="b"), evaluate({"evaluate.noise_seed": 1}, out="c")
+    first, again, other = once(), evaluate(out="b"), evaluate({"evaluate.noise_seed": 1}, out="c")
     for name in ("record.parquet", "panel.parquet"):
         assert sha256_of(first / name) == sha256_of(again / name) != sha256_of(other / name)
 
@@ -191,9 +228,9 @@ def test_the_cost_is_that_of_the_model_at_the_size_asked_for(
     assert cost.macs > cost.macs_one_digit
 
 
-def test_latency_comes_with_its_spread_and_conditions(evaluate: Evaluate) -> None:
+def test_latency_comes_with_its_spread_and_conditions(once: Evaluate) -> None:
     """The median lies within p5 and p95; batch, size, precision, counts and the device's state before and after stand beside it."""
-    found = read_record(evaluate({"evaluate.latency": TIMED, "evaluate.image_size": 40}))[1].latency
+    found = read_record(once(REALLY_TIMED))[1].latency
     assert found is not None
     assert 0 < found.p5_ms <= found.median_ms <= found.p95_ms
     assert (found.batch, found.height, found.width, found.precision) == (2, 40, 40, "fp32")
@@ -209,9 +246,23 @@ def test_latency_comes_with_its_spread_and_conditions(evaluate: Evaluate) -> Non
     assert found.after.load_average is not None
 
 
-def test_measuring_latency_changes_no_figure(evaluate: Evaluate) -> None:
+def test_measuring_latency_changes_no_figure(once: Evaluate) -> None:
     """Timing comes after scoring and leaves the rows as they are."""
-    assert read_record(evaluate({"evaluate.latency": TIMED}, out="timed"))[0] == read_record(evaluate())[0]
+    assert read_record(once(REALLY_TIMED))[0] == read_record(once())[0]
+
+
+def test_the_machines_best_time_is_kept_in_scratch(once: Evaluate) -> None:
+    """The reference that the passes were judged by outlives the session, under the device's fingerprint and threads."""
+    found = read_record(once(REALLY_TIMED))[1]
+    kept = list((once(REALLY_TIMED) / "scratch").rglob("*.json"))
+    assert [path.name for path in kept] == [f"{fingerprint(found.card)}-torch_eager-{found.card.threads}.json"]
+    assert found.latency is not None
+    assert json.loads(kept[0].read_text())["best_ms"] == found.latency.canary_reference_ms
+
+
+def test_without_timing_nothing_is_kept(once: Evaluate) -> None:
+    """Who does not time leaves the scratch folder as it is."""
+    assert not (once() / "scratch").exists()
 
 
 def free_for(card: DeviceCard, kind: int) -> bool:
@@ -229,7 +280,7 @@ def test_timing_runs_alone_and_scoring_does_not(evaluate: Evaluate, monkeypatch:
     held: dict[str, tuple[bool, bool]] = {}
 
     def watch(module: ModuleType, name: str) -> None:
-        original = getattr(module, name)
+        original = getattr(module, name) if module is job_module else lambda *_, **__: canned()
 
         def watched(*arguments: Any, **named: Any) -> Any:
             card = device_card("cpu")
@@ -259,7 +310,17 @@ def test_what_is_timed_is_the_model_that_was_scored(
     """The pass runs the trained model on a batch of random images of the size asked for, without gradients, in the record's precision."""
     seen: list[tuple[Any, bool, bool]] = []
 
-    def measure(program: Any, device: torch.device, plan: CallPlan, *, context: Context) -> MeasuredCall:
+    def measure(
+        program: Any,
+        device: torch.device,
+        plan: CallPlan,
+        *,
+        context: Context,
+        store_of: Callable[[str], CanaryStore],
+    ) -> MeasuredCall:
+        assert device.type == "cpu"
+        assert (plan.warmup, plan.repeats, plan.canary_band_pct) == (1, 3, 15.0)
+        assert store_of("an op").op == "an op"
         assert not torch.is_inference_mode_enabled()
         with context():
             output = program.run()
@@ -269,24 +330,24 @@ def test_what_is_timed_is_the_model_that_was_scored(
         assert not program.model.training
         assert float(program.image.std()) == pytest.approx(1.0, abs=0.1)
         assert program.image.is_contiguous(memory_format=torch.channels_last)
-        return measure_call(program, device, plan, context=context)
+        return canned()
 
     monkeypatch.setattr(latency_module, "measure_call", measure)
     evaluate({"evaluate.latency": TIMED, "evaluate.image_size": 48, "evaluate.precision": precision})
     assert [(inference, autocast) for _, inference, autocast in seen] == [(True, precision == "bf16")]
 
 
-def test_without_measuring_there_is_no_latency(evaluate: Evaluate) -> None:
+def test_without_measuring_there_is_no_latency(once: Evaluate) -> None:
     """A latency that was not measured is absent, not zero."""
-    assert read_record(evaluate())[1].latency is None
+    assert read_record(once())[1].latency is None
 
 
 def test_provenance_names_scenes_weights_and_log(
-    evaluate: Evaluate, tiny_scenes: Path, trained: Callable[..., Path]
+    once: Evaluate, tiny_scenes: Path, trained: Callable[..., Path]
 ) -> None:
     """The record carries the hash of each file that it was computed from."""
     files = [tiny_scenes / "test.parquet", trained() / "weights.safetensors", trained() / "log.parquet"]
-    provenance = read_record(evaluate())[1].provenance
+    provenance = read_record(once())[1].provenance
     assert provenance.inputs == {path.as_posix(): sha256_of(path) for path in files}
     assert (provenance.stage, provenance.item) == ("evaluate", f"{JOINT}-0")
 
@@ -390,7 +451,7 @@ def test_the_command_scores_a_model(
     tiny_scenes: Path,
     trained: Callable[..., Path],
     write_params: Callable[..., Path],
-    evaluate: Evaluate,
+    once: Evaluate,
     python: Callable[..., subprocess.CompletedProcess[str]],
     project: Path,
 ) -> None:
@@ -409,4 +470,31 @@ def test_the_command_scores_a_model(
     assert done.returncode == 0, done.stderr
     assert f"evaluate {JOINT} seed 0 (cpu fp32): 3/3 done" in done.stdout
     assert sorted(path.name for path in (tmp_path / "command").iterdir()) == ["panel.parquet", "record.parquet"]
-    assert read_record(tmp_path / "command")[0] == read_record(evaluate())[0]
+    assert read_record(tmp_path / "command")[0] == read_record(once())[0]
+
+
+@pytest.mark.parametrize("stage", ["evaluate", "retrain"])
+@pytest.mark.parametrize(
+    ("model", "params", "told"),
+    [("unet_z", "params.yaml", "No model is named 'unet_z'"), (JOINT, "parms.yaml", "parms.yaml does not exist")],
+    ids=["model", "file"],
+)
+def test_a_slip_of_the_finger_is_answered_before_torch_is_imported(
+    tmp_path: Path,
+    write_params: Callable[..., Path],
+    python: Callable[..., subprocess.CompletedProcess[str]],
+    stage: str,
+    model: str,
+    params: str,
+    told: str,
+) -> None:
+    """A model or file that is not there is bad input (exit 2) by its name, without the seconds that torch takes."""
+    write_params(tmp_path / "params.yaml")
+    given = {"params": tmp_path / params, "model": model, "seed": 0, "scenes": tmp_path, "out": tmp_path / "out"}
+    given |= {"trained": tmp_path} if stage == "evaluate" else {}
+    words = [word for name, value in given.items() for word in (f"--{name}", value)]
+    done = python("-X", "importtime", "-m", f"dcnas_{stage}", *words)
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+    assert not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 from dcnas_latency import call
 from dcnas_latency.call import CallPlan, MeasuredCall, measure_call, time_program
-from dcnas_latency.canary import Canary
+from dcnas_latency.canary import Canary, CanaryStore
 from dcnas_latency.timers import Program, Sample
 from dcnas_schema.provenance import DeviceState
 
@@ -157,6 +158,48 @@ def test_faults_of_an_allocator_that_keeps_nothing_reject_nothing() -> None:
     assert (found.kept, found.rejected) == (5, {})
 
 
+def kept_in(folder: Path, best_ms: float | None = None, op: str = "script") -> Callable[[str], CanaryStore]:
+    """Return what gives the store of a canary in `folder`, where this op has once taken `best_ms`."""
+
+    def store_of(asked: str) -> CanaryStore:
+        return CanaryStore(folder=folder, fingerprint="f", runtime="torch_eager", threads=1, op=asked)
+
+    if best_ms is not None:
+        store_of(op).learn([best_ms] * 20)
+    return store_of
+
+
+def test_a_machine_slow_throughout_is_seen_from_earlier_sessions(
+    measured: Callable[..., MeasuredCall], tmp_path: Path
+) -> None:
+    """Steady, but a third slower than ever before: within the session nothing shows, against the best time kept nothing is accepted."""
+    assert measured().noise == ()
+    found = measured(store_of=kept_in(tmp_path, best_ms=REFERENCE_MS / 1.3))
+    assert found.noise == ("fewer than 5 samples accepted",)
+    assert (found.timing.kept, found.timing.rejected) == (0, {"canary": 15})
+    assert found.timing.canary_reference_ms == pytest.approx(REFERENCE_MS / 1.3)
+
+
+def test_the_best_time_outlives_the_session(measured: Callable[..., MeasuredCall], tmp_path: Path) -> None:
+    """What a session saw is kept where it is better, and only for this very op; few samples are no obstacle."""
+    kept_in(tmp_path, best_ms=0.1, op="another op")
+    found = measured(store_of=kept_in(tmp_path))
+    assert (found.noise, found.timing.canary_reference_ms) == ((), REFERENCE_MS)
+    kept = kept_in(tmp_path)("script").read()
+    assert kept is not None
+    assert kept.best_ms == REFERENCE_MS
+    assert measured(store_of=kept_in(tmp_path, best_ms=REFERENCE_MS / 1.1)).noise == ()
+
+
+def test_without_a_store_nothing_is_written(
+    measured: Callable[..., MeasuredCall], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who gives no place for it gets no file."""
+    monkeypatch.chdir(tmp_path)
+    measured()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_too_few_accepted_ask_for_more() -> None:
     """With three of five accepted another five are taken; eight are then enough, and the figures are of these alone."""
     canaries = [REFERENCE_MS, REFERENCE_MS, SLOW_MS, *[REFERENCE_MS] * 8]
@@ -210,7 +253,12 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MeasuredCall]:
     """A function that times a scripted program beside others of a given share, over states of the device that are given."""
 
     def run(
-        *, share: float | None = 0.0, seconds: float = 60.0, kept: int = 5, states: Sequence[DeviceState] = ()
+        *,
+        share: float | None = 0.0,
+        seconds: float = 60.0,
+        kept: int = 5,
+        states: Sequence[DeviceState] = (),
+        store_of: Callable[[str], CanaryStore] | None = None,
     ) -> MeasuredCall:
         class FakeWatch(call.Watch):
             def _look(self, *, full: bool) -> None:
@@ -219,18 +267,26 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MeasuredCall]:
 
         class FakeBystanders:
             def share(self) -> float | None:
+                run.watched_s = clock()  # type: ignore[attr-defined]
                 return share
 
-        machine = Machine(walls(*range(1, 16), run_delay_ms=9.0) if kept < 5 else walls(*range(1, 6)))
+        delay = {"run_delay_ms": 9.0} if kept < 5 else {}
+        machine = Machine(walls(*range(1, 16), **delay))
+        moments = [0.0, seconds]
+
+        def clock() -> float:
+            return moments.pop(0) if len(moments) > 1 else moments[0]
+
+        def sleep(duration: float) -> None:
+            moments[0] += duration
+
         monkeypatch.setattr(call, "Watch", FakeWatch)
         monkeypatch.setattr(call, "Bystanders", FakeBystanders)
         monkeypatch.setattr(call, "choose_timer", lambda _device: machine)
         monkeypatch.setattr(call, "choose_canary", lambda _device, **_: machine.canary)
-        moments = iter([0.0, seconds])
-        monkeypatch.setattr(call, "time", SimpleNamespace(monotonic=lambda: next(moments)))
-        return measure_call(
-            machine, "cpu", CallPlan(warmup=0, repeats=5, canary_band_pct=15.0), context=machine.context
-        )
+        monkeypatch.setattr(call, "time", SimpleNamespace(monotonic=clock, sleep=sleep))
+        plan = CallPlan(warmup=0, repeats=5, canary_band_pct=15.0)
+        return measure_call(machine, "cpu", plan, context=machine.context, store_of=store_of)
 
     return run
 
@@ -256,9 +312,19 @@ def test_a_disturbed_run_says_why(measured: Callable[..., MeasuredCall], given: 
     assert measured(**given).noise == (reason,)
 
 
-def test_a_share_of_less_than_a_second_is_not_told(measured: Callable[..., MeasuredCall]) -> None:
-    """The kernel's ticks are too coarse for it: neither a figure nor a reason comes of them."""
-    found = measured(share=0.5, seconds=0.9)
+@pytest.mark.parametrize(("seconds", "watched_s"), [(0.3, 1.0), (60.0, 60.0)])
+def test_others_are_watched_for_a_second_at_least(
+    measured: Callable[..., MeasuredCall], seconds: float, watched_s: float
+) -> None:
+    """The kernel's ticks are too coarse for less: after a shorter run the watch goes on, so that no run is left unwatched."""
+    found = measured(share=0.5, seconds=seconds)
+    assert measured.watched_s == watched_s  # type: ignore[attr-defined]
+    assert (found.others_pct, found.noise) == (50.0, ("other programs took processor time",))
+
+
+def test_a_system_that_tells_nothing_of_others_gives_no_reason(measured: Callable[..., MeasuredCall]) -> None:
+    """Without the system's word there is neither a share nor a doubt."""
+    found = measured(share=None)
     assert (found.others_pct, found.noise) == (None, ())
 
 

@@ -13,6 +13,8 @@ from dcnas_lineage.cells import (
     Derived,
     derive,
     half_width,
+    latencies_of,
+    latency_doubts,
     mean_with_interval,
     paired_interval_excludes_zero,
     seed_values,
@@ -69,6 +71,19 @@ def test_sigma_zero_can_be_left_out(root: Path) -> None:
     assert found.value == pytest.approx((20.1 + 20.5 + 21.3) / 3)
 
 
+def test_sigma_zero_can_stand_alone(root: Path) -> None:
+    """The noiseless level by itself; a record without it gives nothing, not a mean of no values."""
+    found = derived(root, cell("mean_ci", "psnr_db", only_sigma_zero=True))
+    assert found.value == pytest.approx((40.0 + 44.0 + 42.0) / 3)
+
+
+def test_a_level_that_was_not_scored_gives_nothing(root: Path, write_record: WriteRecord) -> None:
+    """Where the noiseless level is the only one, the mean above it is a dash."""
+    write_record(root / "clean", MODEL, 0, levels=[{"psnr_db": 40.0}])
+    found = derived(root, cell("mean_ci", "psnr_db", sources=("clean/record.parquet",), skip_sigma_zero=True))
+    assert (found.text, found.value) == (NOTHING, None)
+
+
 def test_two_seeds_have_the_wide_interval_of_one_degree_of_freedom(root: Path) -> None:
     """For n = 2 the half-width is 12.706 times half the difference, rounded as the column says."""
     found = derived(root, cell("mean_ci", "top1_pct", seeds=(0, 1), decimals=1))
@@ -103,7 +118,7 @@ def test_a_missing_seed_is_counted(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pointer", "decimals", "text"),
-    [("macs_m", 1, "2.5"), ("macs_scene_m", 1, "3.0"), ("parameters", 0, "12345"), ("epochs", 0, "3")],
+    [("macs_m", 1, "2.5"), ("parameters", 0, "12345"), ("epochs", 0, "3")],
 )
 def test_a_value_is_read_from_the_records_metadata(root: Path, pointer: str, decimals: int, text: str) -> None:
     """Cost and epochs come from what the records say of themselves."""
@@ -119,18 +134,51 @@ def test_a_value_on_which_records_disagree_shows_both(root: Path, write_record: 
     assert (found.text, found.value) == ("3 / 7", None)
 
 
-def test_latency_is_the_median_with_its_spread(root: Path) -> None:
-    """Median, 5th and 95th percentile are the medians over seeds of the records' own."""
-    found = derived(root, cell("median_spread"))
-    assert (found.text, found.value, found.low, found.high) == ("6.00 [5.00, 8.00]", 6.0, 5.0, 8.0)
+def timed(root: Path, *medians: float) -> Derived:
+    """Derive the latency of a net timed once a seed; its records' percentiles are 1 ms below and 2 ms above the median."""
+    return derived(root, cell("median_spread", sources=tuple(f"timed/{ms}/record.parquet" for ms in medians)))
 
 
-def test_a_noisy_latency_is_marked(root: Path, write_record: WriteRecord) -> None:
+@pytest.fixture
+def write_timed(tmp_path: Path, write_record: WriteRecord) -> Callable[..., None]:
+    """A function that writes a record of each median that `timed` asks for."""
+
+    def write(*medians: float, noise: tuple[str, ...] = ()) -> None:
+        for ms in medians:
+            write_record(tmp_path / f"timed/{ms}", MODEL, 0, levels=[{"psnr_db": 40.0}], median_ms=ms, noise=noise)
+
+    return write
+
+
+def test_latency_is_the_median_with_what_any_seed_spread(root: Path, write_timed: Callable[..., None]) -> None:
+    """The median of the medians stands between the least 5th and the greatest 95th percentile: every seed's own are inside."""
+    write_timed(60.0, 61.0, 62.5)
+    found = timed(root, 60.0, 62.5, 61.0)
+    assert (found.text, found.value, found.low, found.high) == ("61.00 [59.00, 64.50]", 61.0, 59.0, 64.5)
+
+
+@pytest.mark.parametrize(("medians", "doubted"), [((100.0, 104.9), False), ((100.0, 105.1), True), ((100.0,), False)])
+def test_seeds_of_one_net_that_lie_apart_are_doubted(
+    root: Path, write_timed: Callable[..., None], medians: tuple[float, ...], doubted: bool
+) -> None:
+    """The seed changes no work: medians more than 5 % apart put a dagger behind the cell, with a reason of their own."""
+    write_timed(*medians)
+    assert timed(root, *medians).text.endswith("†") == doubted
+    reasons = latency_doubts(latencies_of([f"timed/{ms}/record.parquet" for ms in medians], root))
+    assert reasons == (["seeds of one net differ by more than 5 %"] if doubted else [])
+
+
+def test_two_far_medians_do_not_make_an_interval_without_a_pass(root: Path, write_timed: Callable[..., None]) -> None:
+    """Records around 20 ms and 27 ms print an interval that holds both, marked, not one between them that no pass lies in."""
+    write_timed(20.0, 27.0)
+    assert timed(root, 20.0, 27.0).text == "23.50 [19.00, 29.00] †"
+
+
+def test_a_noisy_latency_is_marked(root: Path, write_timed: Callable[..., None]) -> None:
     """One seed of three whose record does not believe its own latency puts a dagger behind the cell; the numbers stay."""
-    levels = [{"psnr_db": 40.0}, {"psnr_db": 20.0}]
-    write_record(root / "noisy", MODEL, 3, levels=levels, median_ms=6.0, noise=["other programs took processor time"])
-    found = derived(root, cell("median_spread", sources=(source(0), source(1), "noisy/record.parquet")))
-    assert (found.text, found.value, found.low, found.high) == ("6.00 [5.00, 8.00] †", 6.0, 5.0, 8.0)
+    write_timed(60.0, 61.0)
+    write_timed(62.0, noise=("other programs took processor time",))
+    assert timed(root, 60.0, 61.0, 62.0).text == "61.00 [59.00, 64.00] †"
 
 
 def test_latency_that_was_not_measured_gives_nothing(root: Path) -> None:

@@ -61,7 +61,7 @@ ZERO_IS_WRONG = [
     "photo_view.centre_share",
     "search_supernet.epochs",
     "search_supernet.batch_size",
-    "search_supernet.grad_clip",
+    "search_supernet.clip",
     "search_supernet.temperature.start",
     "derive_genotype.repeats",
     "retrain_photos.epochs",

@@ -8,15 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from dcnas_data.photo_loader import PhotoStore
-from dcnas_data.photo_views import CentreView
 from dcnas_harness.errors import BadInputError, CorruptArtefactError, NumericalError
 from dcnas_harness.files import sha256_of
 from dcnas_latency.files import read_profile
 from dcnas_latency.predictor import Predictor
-from dcnas_nets.supernet import build_supernet
 from dcnas_schema.genotype import parts_of
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.sampling import random_genotype
@@ -25,15 +21,11 @@ from dcnas_schema.search_params import TargetSpec
 from dcnas_schema.space import NET_KINDS, OP_SETS, PLACES, NetKind
 from dcnas_search_supernet.bound import net_latency, require_reachable, target_within
 from dcnas_search_supernet.job import search_job
-from dcnas_search_supernet.steps import Normaliser, WeightSteps
-from dcnas_training.elasticity import starting_widths
-from dcnas_training.execution import Execution
 from dcnas_training.search_latency import reach
 
 KILLS = """
 import json, os, signal, sys, time
 from pathlib import Path
-import torch
 from dcnas_search_supernet.job import Job, Settings, search_job
 
 folder, settings, photos, profile = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])
@@ -104,20 +96,6 @@ def test_a_killed_search_ends_with_the_bits_of_the_undisturbed(
     assert json.loads(done.stdout) == [-9, -9, 0]
     for file in ("search.parquet", "architecture.json"):
         assert sha256_of(tmp_path / "out" / file) == sha256_of(finished / file)
-
-
-def test_weight_steps_go_downhill(photos: Path, params: Any) -> None:
-    """Ten steps on one batch along paths that take turns lower its loss: gradients are clipped, not lost."""
-    cpu = torch.device("cpu")
-    execution = Execution(device=cpu, precision="fp32", memory_format="channels_last")
-    net = build_supernet(OP_SETS[4], starting_widths(OP_SETS[4], width_multiple=8), classes=3, seed=0)
-    net.put_on(cpu, torch.channels_last)
-    store = PhotoStore.open([photos / "validation.parquet"], device=cpu, memory_mb=10, threads=1)
-    batch = next(iter(store.in_order(8, CentreView(params().view))))
-    steps = WeightSteps(net, execution, params(), rate=0.05)
-    images = Normaliser(execution)(batch.clean, batch)
-    losses = [float(steps.step(images, [[number % 2] * len(PLACES)], None)) for number in range(10)]
-    assert losses[-1] < 0.7 * losses[0]
 
 
 def test_a_target_by_reach_is_one_latency_for_every_candidate_set(

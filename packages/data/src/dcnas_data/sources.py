@@ -99,8 +99,8 @@ def _mnist_files(root: Path, *, download: bool) -> dict[str, Path]:
     from torchvision.datasets import MNIST
 
     names = [name for name, _ in MNIST.resources]
-    folder = _folder_with_mnist(root, names)
-    if folder is None and download:
+    found = _present(root, names)
+    if len(found) < len(names) and download:
         try:
             MNIST(str(root), download=True)
         except (RuntimeError, OSError) as error:
@@ -108,29 +108,27 @@ def _mnist_files(root: Path, *, download: bool) -> dict[str, Path]:
                 f"MNIST could not be downloaded into {root}: {error}",
                 remedy="set generate_data.digits.root to a folder that holds MNIST's four .gz files",
             ) from error
-        folder = _folder_with_mnist(root, names)
-    folder = folder or root
-    found = {}
+        found = _present(root, names)
+    if absent := [name for name in names if name not in found]:
+        raise BadInputError(
+            f"Of MNIST's four files {', '.join(absent)} {'is' if len(absent) == 1 else 'are'} neither in {root} nor in MNIST/raw below it.",
+            where="params.yaml: generate_data.digits.root",
+            remedy="put the four .gz files there, or set generate_data.digits.download: true, or source: optdigits",
+        )
     for name, md5 in MNIST.resources:
-        path = folder / name
-        if not path.is_file():
-            raise BadInputError(
-                f"MNIST's file {name} is not in {root} (nor in MNIST/raw below it).",
-                where="params.yaml: generate_data.digits.root",
-                remedy="put the four .gz files there, or set generate_data.digits.download: true, or source: optdigits",
-            )
+        path = found[name]
         if (actual := hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()) != md5:
             raise CorruptArtefactError(
                 f"MNIST's file {path} is damaged: its MD5 is {actual}, not {md5}.",
                 remedy="delete it and fetch it again",
             )
-        found[name] = path
     return found
 
 
-def _folder_with_mnist(root: Path, names: list[str]) -> Path | None:
-    """Return the folder that holds all the named files: `root`, or MNIST/raw below it, as torchvision lays them."""
-    return next((f for f in (root, root / "MNIST" / "raw") if all((f / name).is_file() for name in names)), None)
+def _present(root: Path, names: list[str]) -> dict[str, Path]:
+    """Return those of the named files that are there, in `root` or in MNIST/raw below it, where torchvision lays them."""
+    places = {name: (root / name, root / "MNIST" / "raw" / name) for name in names}
+    return {name: path for name, paths in places.items() if (path := next((p for p in paths if p.is_file()), None))}
 
 
 def _parse_idx(path: Path) -> NDArray[np.uint8]:

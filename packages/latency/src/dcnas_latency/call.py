@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dcnas_latency.bystanders import Bystanders
-from dcnas_latency.canary import Canary, choose_canary
+from dcnas_latency.canary import LEAST_SAMPLES, Canary, CanaryStore, choose_canary
 from dcnas_latency.profile import best_of
 from dcnas_latency.rig import RigSample
 from dcnas_latency.samples import LEAST_KEPT, rejection
+from dcnas_latency.seen import Seen
 from dcnas_latency.timers import Program, Sample, Timer, choose_timer
-from dcnas_latency.watch import Seen, Watch
+from dcnas_latency.watch import Watch
 from dcnas_schema.provenance import DeviceState
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ _LEAST_WATCHED_S = 1.0
 """The kernel counts processor time in ticks of 10 ms: the others' share of a shorter time would be a guess."""
 
 Context = Callable[[], AbstractContextManager[object]]
+Learn = Callable[[Sequence[float]], float]
+"""From all canary times of this session, in ms, to the reference that the samples beside them are judged by."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +45,7 @@ class CallPlan:
     repeats: int
     """Timed calls; once or twice as many again where fewer than `LEAST_KEPT` are accepted."""
     canary_band_pct: float
-    """Samples whose canary is further than this above the session's best are rejected."""
+    """Samples whose canary is further than this above the reference are rejected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +74,7 @@ class MeasuredCall:
     before: DeviceState
     after: DeviceState
     others_pct: float | None
-    """Share of all processors' time that other programs took; `None` where the system does not tell, or it was over in a second."""
+    """Share of all processors' time that other programs took, over a second at least; `None` where the system does not tell."""
     noise: tuple[str, ...]
     """Why the figure is not to be believed; empty where it is."""
 
@@ -83,7 +86,12 @@ class _Taken(NamedTuple):
 
 
 def measure_call(
-    program: Program, device: "torch.device | str", plan: CallPlan, *, context: Context = nullcontext
+    program: Program,
+    device: "torch.device | str",
+    plan: CallPlan,
+    *,
+    context: Context = nullcontext,
+    store_of: Callable[[str], CanaryStore] | None = None,
 ) -> MeasuredCall:
     """
     Time `program` on `device`; the caller holds the device's lock, exclusively.
@@ -91,14 +99,21 @@ def measure_call(
     Args:
         context: Makes what the program runs in, such as inference mode; the canary, whose time must not depend on it, runs outside.
 
+        store_of: Gives where the best time of a canary is kept, by the canary's `op`; without it the reference is the best of this
+            session, which cannot tell that the machine is slow throughout.
+
     Raises:
         UnfitEnvironmentError: The GPU does not answer any more.
+
+        CorruptArtefactError: The best time that is kept is damaged.
     """
     timer, canary = choose_timer(device), choose_canary(device, runtime="torch_eager")
+    learn = best_of if store_of is None else _learning(store_of(canary.op), canary)
     others, began = Bystanders(), time.monotonic()
     with Watch(device) as watch:
-        timing = time_program(program, timer, canary, plan, context=context)
-        share = others.share() if time.monotonic() - began >= _LEAST_WATCHED_S else None
+        timing = time_program(program, timer, canary, plan, context=context, learn=learn)
+        time.sleep(max(0.0, began + _LEAST_WATCHED_S - time.monotonic()))
+        share = others.share()
     states = watch.states
     others_pct = None if share is None else round(100 * share, 2)
     return MeasuredCall(
@@ -111,7 +126,13 @@ def measure_call(
 
 
 def time_program(
-    program: Program, timer: Timer, canary: Canary, plan: CallPlan, *, context: Context = nullcontext
+    program: Program,
+    timer: Timer,
+    canary: Canary,
+    plan: CallPlan,
+    *,
+    context: Context = nullcontext,
+    learn: Learn = best_of,
 ) -> CallTiming:
     """Warm `program` up, then time it between canaries until enough samples are accepted or the plan is spent thrice over."""
     with context():
@@ -126,7 +147,7 @@ def time_program(
                 sample = timer.sample(program)
             canaries.append(canary.sample())
             taken.append(_Taken(sample, _judged(sample, max(canaries[-2:]), faults_tell=faults_tell)))
-        reference = best_of(canaries)
+        reference = learn(canaries)
         kept, rejected = _accept(taken, reference_ms=reference, band_pct=plan.canary_band_pct)
         if len(kept) >= LEAST_KEPT:
             break
@@ -144,6 +165,18 @@ def time_program(
         rejected=dict(sorted(rejected.items())),
         canary_reference_ms=reference,
     )
+
+
+def _learning(store: CanaryStore, canary: Canary) -> Learn:
+    """Return what takes this session's canaries into the store, with further ones where they are too few to tell a best time."""
+    more: list[float] = []
+
+    def learn(times: Sequence[float]) -> float:
+        while len(times) + len(more) < LEAST_SAMPLES:
+            more.append(canary.sample())
+        return store.learn([*times, *more]).best_ms
+
+    return learn
 
 
 def _warm_up(program: Program, timer: Timer, calls: int) -> bool:

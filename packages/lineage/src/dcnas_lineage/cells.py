@@ -13,12 +13,14 @@ from scipy import stats
 
 from dcnas_schema.cells import Cell
 from dcnas_schema.parquet import read_parquet
-from dcnas_schema.records import RECORD, EvaluationMetadata
+from dcnas_schema.records import RECORD, EvaluationMetadata, MeasuredLatency
 
 NOTHING = "–"
 """Printed where a model lacks the task, or the paper gives no figure."""
 NOISY = "†"
-"""Printed behind a latency that a record among its sources does not believe itself."""
+"""Printed behind a latency that is not to be relied on; `latency_doubts` says why."""
+SEEDS_DIFFER_PCT = 5.0
+"""Medians of one net that differ by more than this between seeds tell of the machine: the seed changes weights, not work."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +30,7 @@ class Derived:
     text: str
     value: float | None
     low: float | None = None
-    """Lower end: of the confidence interval over seeds, or the 5th percentile of the latency samples."""
+    """Lower end: of the confidence interval over seeds, or the least of the records' 5th percentiles of latency."""
     high: float | None = None
 
 
@@ -60,14 +62,14 @@ def derive(cell: Cell, *, confidence: float, root: Path) -> Derived:
 
 
 def seed_values(cell: Cell, root: Path) -> list[float]:
-    """Return the cell's pointed-to quantity for each source: its mean over the noise levels; empty where the model lacks it."""
+    """Return the cell's pointed-to quantity for each source: its mean over the cell's noise levels; empty where it is not there."""
     values = []
     for source in cell.sources:
         table, _ = read_record(root / source)
         sigmas = table["sigma"].to_numpy()
         column = table[cell.pointer].to_numpy(zero_copy_only=False).astype(float)
-        kept = column[sigmas > 0] if cell.skip_sigma_zero else column
-        if not np.isnan(kept).any():
+        kept = column[sigmas > 0] if cell.skip_sigma_zero else column[sigmas == 0] if cell.only_sigma_zero else column
+        if len(kept) and not np.isnan(kept).any():
             values.append(float(kept.mean()))
     return values
 
@@ -116,20 +118,37 @@ def _shared_value(cell: Cell, root: Path) -> Derived:
 
 
 def _field(metadata: EvaluationMetadata, pointer: str) -> float:
-    millions = {"macs_m": metadata.cost.macs_one_digit, "macs_scene_m": metadata.cost.macs}
-    if pointer in millions:
-        return millions[pointer] / 1e6
-    return float({"parameters": metadata.cost.parameters, "epochs": metadata.epochs}[pointer])
+    return float(
+        {
+            "macs_m": metadata.cost.macs_one_digit / 1e6,
+            "parameters": metadata.cost.parameters,
+            "epochs": metadata.epochs,
+        }[pointer]
+    )
+
+
+def latencies_of(sources: Sequence[str], root: Path) -> list[MeasuredLatency]:
+    """Return the latencies that the records measured, in their order."""
+    found = (read_record(root / source)[1].latency for source in sources)
+    return [latency for latency in found if latency is not None]
+
+
+def latency_doubts(latencies: Sequence[MeasuredLatency]) -> list[str]:
+    """Return why the latency of one net, measured once a seed, is not to be relied on; empty where nothing speaks against it."""
+    doubts = sorted({reason for latency in latencies for reason in latency.noise})
+    medians = [latency.median_ms for latency in latencies]
+    if medians and max(medians) > min(medians) * (1 + SEEDS_DIFFER_PCT / 100):
+        doubts.append(f"seeds of one net differ by more than {SEEDS_DIFFER_PCT:g} %")
+    return doubts
 
 
 def _median_spread(cell: Cell, root: Path) -> Derived:
-    latencies = [latency for source in cell.sources if (latency := read_record(root / source)[1].latency) is not None]
+    latencies = latencies_of(cell.sources, root)
     if not latencies:
         return Derived(text=NOTHING, value=None)
-    median, low, high = (
-        float(np.median([getattr(latency, name) for latency in latencies])) for name in ("median_ms", "p5_ms", "p95_ms")
-    )
-    digits, mark = cell.decimals, f" {NOISY}" if any(latency.noisy for latency in latencies) else ""
+    median = float(np.median([latency.median_ms for latency in latencies]))
+    low, high = min(latency.p5_ms for latency in latencies), max(latency.p95_ms for latency in latencies)
+    digits, mark = cell.decimals, f" {NOISY}" if latency_doubts(latencies) else ""
     text = f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{mark}"
     return Derived(text=text, value=median, low=low, high=high)
 

@@ -8,7 +8,8 @@ Reducer = Literal["label", "mean_ci", "value", "median_spread", "reference", "co
 """
 How a cell follows from its sources: `label` and `paths` repeat the row's own names; `mean_ci` is the mean over seeds of the
 pointed-to values with its interval; `value` is one value that all sources share; `median_spread` is the median over seeds of
-`median [p5, p95]`, with a dagger where one of them is noisy; `reference` is the paper's figure; `count` is the number of sources.
+the medians, with the least 5th and the greatest 95th percentile of any seed, and a dagger where a record is noisy or the seeds lie too
+far apart; `reference` is the paper's figure; `count` is the number of sources.
 """
 
 
@@ -20,9 +21,11 @@ class Cell(Record):
     text: str
     reducer: Reducer
     pointer: str
-    """Column of the record (mean over its noise levels), or field of its metadata, or `table,model,variant,field` of the paper's CSV."""
+    """Column of the record (mean over noise levels), or field of its metadata, or `table,model,variant,field` of the paper's CSV."""
     decimals: int
     skip_sigma_zero: bool = False
+    only_sigma_zero: bool = False
+    """Which noise levels the mean is over, where not over all."""
     marked_better: bool = False
     sources: tuple[str, ...]
     """Paths of the files that the cell was computed from, in the order of the seeds."""

@@ -157,6 +157,8 @@ class RetrainParams(Section):
     """Adam's."""
     loss: LossParams
     plateau: PlateauParams
+    recalibrate: CountOrZero
+    """Training scenes that batch norm's statistics are computed on after the last step, rounded up to batches of 16; 0: none (paper)."""
     precision: Precision
     """`auto`: bf16 autocast where the device multiplies bf16 in hardware (CUDA >= 8.0, AMX), else fp32."""
     memory_format: Literal["auto", "channels_last", "contiguous"]
@@ -173,7 +175,7 @@ class LatencyParams(Section):
     repeats: Annotated[int, Field(ge=3, le=MOST)]
     """Timed passes (paper: 1000); up to three times as many where fewer than five are accepted."""
     canary_band_pct: Positive
-    """Passes are rejected when the reference op beside them is this much slower than the best of the same run."""
+    """Passes are rejected when the reference op beside them is this much slower than this machine's best."""
 
 
 class PanelParams(Section):

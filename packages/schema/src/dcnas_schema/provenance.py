@@ -1,8 +1,13 @@
 """Where an artefact comes from: the record that every output of a pipeline stage carries."""
 
+import hashlib
+import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+DEVICE_FIELDS = ("kind", "name", "cpu_model", "uuid", "cores", "driver", "mig", "isa")
+"""Fields of a card that make a device another one. Threads belong to the setting, load to the moment."""
 
 
 class Record(BaseModel):
@@ -50,6 +55,12 @@ class DeviceCard(Record):
     torch: str
     system: str
     absent: dict[str, str] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that tell one device from another."""
+        own = json.dumps({field: getattr(self, field) for field in DEVICE_FIELDS}, sort_keys=True)
+        return hashlib.sha256(own.encode()).hexdigest()[:16]
 
 
 class DeviceState(Record):

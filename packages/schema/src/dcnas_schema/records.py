@@ -113,6 +113,7 @@ class MeasuredLatency(Record):
     canary_band_pct: float | None = None
     """Passes whose reference op was further than this above its best were rejected."""
     canary_reference_ms: float | None = None
+    """The best that was known of the machine: of all its sessions, or of this one alone in records made before it was kept."""
     others_pct: float | None = None
     """Share of all processors' time that other programs took meanwhile; `None` where it was not told."""
     noise: tuple[str, ...] = ()

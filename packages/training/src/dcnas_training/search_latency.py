@@ -71,7 +71,7 @@ def expected_latency_ms(
     expected = (weights * block_ms).sum(1)
     if depth_weights is None:
         return expected.sum() + rest_ms
-    stages = expected.split(list(STAGE_DEPTHS))
+    stages = torch.split(expected, list(STAGE_DEPTHS))
     return (
         sum_of([(stage.cumsum(0) * depth).sum() for stage, depth in zip(stages, depth_weights, strict=True)]) + rest_ms
     )

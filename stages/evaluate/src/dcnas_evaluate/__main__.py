@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_spin, run_main
 from dcnas_schema.params import load_params
 
 
@@ -35,9 +35,15 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, required=True, help="folder with weights.safetensors and log.parquet")
     parser.add_argument("--profile", type=Path, help="latency profile that predicts a model on photos")
     parser.add_argument("--out", type=Path, required=True, help="folder for record and panel")
-    parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
+    parser.add_argument(
+        "--scratch",
+        type=Path,
+        default=Path(".scratch"),
+        help="folder for locks and the machine's best time of the reference op, never an output",
+    )
     arguments = parser.parse_args()
     die_with_parent()
+    let_idle_threads_spin()
     if arguments.photos is not None:
         _evaluate_on_photos(arguments)
     else:
@@ -45,9 +51,6 @@ def main() -> None:
 
 
 def _evaluate_on_scenes(arguments: argparse.Namespace) -> None:
-    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
-    from dcnas_evaluate.job import Job, evaluate_job
-
     params = load_params(arguments.params)
     if arguments.model not in params.models:
         raise BadInputError(
@@ -56,19 +59,28 @@ def _evaluate_on_scenes(arguments: argparse.Namespace) -> None:
             remedy=f"known are {', '.join(params.models)}",
         )
     require_writable(arguments.out)
+    # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
+    from dcnas_evaluate.job import Job, evaluate_job
+
     job = Job(
-        model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, trained=arguments.trained
+        model=arguments.model,
+        seed=arguments.seed,
+        params=params,
+        scenes=arguments.scenes,
+        trained=arguments.trained,
+        scratch=arguments.scratch,
     )
     with exclusive_run(arguments.out, arguments.scratch):
         evaluate_job(job, arguments.out)
 
 
 def _evaluate_on_photos(arguments: argparse.Namespace) -> None:
-    from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job
-
     params = load_params(arguments.params)
     params.photo_model_named(arguments.model, where=arguments.params)
     require_writable(arguments.out)
+    # here, because torch takes seconds to import
+    from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job
+
     job = PhotoJob(
         model=arguments.model,
         seed=arguments.seed,
@@ -76,6 +88,7 @@ def _evaluate_on_photos(arguments: argparse.Namespace) -> None:
         photos=arguments.photos,
         trained=arguments.trained,
         profile=arguments.profile,
+        scratch=arguments.scratch,
     )
     with exclusive_run(arguments.out, arguments.scratch):
         evaluate_photo_job(job, arguments.out)

@@ -44,6 +44,8 @@ class Job:
     """Folder with test.parquet."""
     trained: Path
     """Folder with weights.safetensors and log.parquet."""
+    scratch: Path
+    """Folder where the machine's best time of the reference op is kept."""
 
 
 class _Settings(Section):
@@ -89,7 +91,9 @@ def evaluate_job(job: Job, out: Path) -> None:
         cost = _cost(spec, evaluate.image_size)
     latency = None
     if evaluate.latency.measure:
-        latency = measure_latency(model, execution, card, evaluate.latency, image_size=evaluate.image_size)
+        latency = measure_latency(
+            model, execution, card, evaluate.latency, image_size=evaluate.image_size, scratch=job.scratch
+        )
     metadata = EvaluationMetadata(
         model=job.model,
         seed=job.seed,

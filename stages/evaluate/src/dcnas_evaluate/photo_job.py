@@ -61,6 +61,8 @@ class PhotoJob:
     """Folder with weights.safetensors and log.parquet."""
     profile: Path | None
     """Latency profile: predicts the model, and its setting is that of the timed one."""
+    scratch: Path
+    """Folder where this machine's best time of the reference op is kept."""
 
     @property
     def spec(self) -> PhotoModelSpec:
@@ -246,7 +248,7 @@ def _measured(
 ) -> MeasuredLatency:
     params = job.settings.evaluate_photos.latency.model_copy(update={"batch": batch})
     model = model.to(device=execution.device, memory_format=execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
-    return measure_photo_latency(model, execution, card, params, height=height, width=width)
+    return measure_photo_latency(model, execution, card, params, height=height, width=width, scratch=job.scratch)
 
 
 def _why_not_comparable(profile: ProfileMetadata, setting: LatencySetting, card: DeviceCard) -> str | None:

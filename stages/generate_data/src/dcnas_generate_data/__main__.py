@@ -28,11 +28,11 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
-    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
+    params = load_params(arguments.params)
+    # here, because a wrong parameter needs neither numpy nor pyarrow
     from dcnas_generate_data.write import write_splits
     from dcnas_generate_data.write_photos import write_photo_splits
 
-    params = load_params(arguments.params)
     require_writable(arguments.out)
     with exclusive_run(arguments.out, arguments.scratch):
         if arguments.set == "digits":

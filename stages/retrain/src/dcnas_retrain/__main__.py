@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_main
 from dcnas_schema.params import load_params
 
 
@@ -38,6 +38,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     die_with_parent()
+    let_idle_threads_sleep()
     if arguments.photos is not None:
         _train_on_photos(arguments)
     else:
@@ -45,9 +46,6 @@ def main() -> None:
 
 
 def _train_on_scenes(arguments: argparse.Namespace) -> None:
-    # here, because torch takes seconds to import: Ctrl-C in them ends as quietly as later
-    from dcnas_retrain.job import Job, checkpoints_of, train_job
-
     params = load_params(arguments.params)
     if arguments.model not in params.models:
         raise BadInputError(
@@ -56,6 +54,9 @@ def _train_on_scenes(arguments: argparse.Namespace) -> None:
             remedy=f"known are {', '.join(params.models)}",
         )
     require_writable(arguments.out)
+    # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
+    from dcnas_retrain.job import Job, checkpoints_of, train_job
+
     job = Job(
         model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, scratch=arguments.scratch
     )
@@ -64,11 +65,12 @@ def _train_on_scenes(arguments: argparse.Namespace) -> None:
 
 
 def _train_on_photos(arguments: argparse.Namespace) -> None:
-    from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
-
     params = load_params(arguments.params)
     params.photo_model_named(arguments.model, where=arguments.params)
     require_writable(arguments.out)
+    # here, because torch takes seconds to import
+    from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
+
     job = PhotoJob(
         model=arguments.model,
         seed=arguments.seed,

@@ -216,11 +216,7 @@ class _Batches:
         if self._run.spec.images == "clean":
             return self._normalise(batch.clean, batch)
         noisy, _ = add_uniform_noise(
-            batch.clean,
-            self._run.params.sigma,
-            generator=noise,
-            clip=self._run.params.clip,
-            memory_format=self._run.execution.torch_format,
+            batch.clean, self._run.params.sigma, generator=noise, clip=self._run.params.clip_noisy
         )
         return self._normalise(noisy, batch)
 

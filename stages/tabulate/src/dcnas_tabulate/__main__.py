@@ -1,9 +1,10 @@
-"""
+r"""
 Join the records of all runs into tables beside the paper's figures, draw the figures, write the report page.
 
-Run:    python -m dcnas_tabulate --records data/evaluate --reference data/reference/paper_tables.csv --out results
-Takes:  params.yaml (preset, runs, models, tabulate); one record.parquet and panel.parquet a model and seed; with --profile the
-        latency profile that profile_latency wrote
+Run:    python -m dcnas_tabulate --records data/evaluate --profile data/profile_latency/profile.parquet \
+            --reference data/reference/paper_tables.csv --out results
+Takes:  params.yaml (preset, runs, models, generate_data, tabulate); one record.parquet and panel.parquet a model and seed; with
+        --profile the latency profile that profile_latency wrote
 Expect: table_1, table_7, table_8 (.md .csv .parquet .cells.json), figures/, curves/, metrics.json, index.html, with --profile also
         latency.md and latency.csv; same records, same bytes
 """
@@ -29,11 +30,11 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
-    # here, because a wrong argument needs no plotting library
-    from dcnas_tabulate.job import tabulate
-
     params = load_params(arguments.params)
     require_writable(arguments.out)
+    # here, because a wrong argument or parameter needs no plotting library
+    from dcnas_tabulate.job import tabulate
+
     with exclusive_run(arguments.out, arguments.scratch):
         tabulate(params, arguments.records, arguments.reference, arguments.out, arguments.profile)
 

@@ -6,16 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from dcnas_lineage.cells import half_width, read_record
-from dcnas_schema.parquet import read_parquet
-from dcnas_schema.records import PANEL, PanelMetadata
 from dcnas_schema.scenes import DIGIT_SIZE
 from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
-from dcnas_tabulate.layout import Run, row_label
+from dcnas_tabulate.layout import NOISY_INPUT, Run
+from dcnas_tabulate.panel import caption, shown_panels
 
 _LINES = {"joint": "-", "denoiser": "--", "classifier": "-."}
 _CURVES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "top1_pct": "Top-1 (%)"}
@@ -40,6 +38,14 @@ def curves(run: Run, column: str) -> Curve | None:
     return Curve(sigmas=tables[0]["sigma"].to_numpy(), seeds=np.stack(values))
 
 
+def noisy_curve(run: Run, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the levels at which `column` of the noisy input is finite, and its values: the same in every record."""
+    table = read_record(run.paths[0])[0]
+    values = table[f"noisy_{column}"].to_numpy(zero_copy_only=False).astype(float)
+    finite = np.isfinite(values)
+    return table["sigma"].to_numpy()[finite], values[finite]
+
+
 def draw_curves(runs: Sequence[Run], out: Path, *, confidence: float) -> None:
     """Write `curves_light.svg` and `curves_dark.svg`: mean over seeds with its interval, seeds as thin lines, the noisy input dotted."""
     for theme in THEMES:
@@ -55,14 +61,12 @@ def draw_curves(runs: Sequence[Run], out: Path, *, confidence: float) -> None:
                         confidence,
                         color=colour,
                         ls=_LINES[run.spec.kind],
-                        label=row_label(run.model, run.spec),
+                        label=run.label,
                     )
             scored = next((run for run in runs if run.paths), None)
-            noisy = curves(scored, f"noisy_{column}") if scored and column == "ssim" else None
-            if noisy is not None:
-                axes.plot(
-                    noisy.sigmas, noisy.seeds.mean(0), ":", color=THEMES[theme]["ink"], label="noisy input", lw=1.2
-                )
+            if scored is not None and column != "top1_pct":
+                sigmas, values = noisy_curve(scored, column)
+                axes.plot(sigmas, values, ":", color=THEMES[theme]["ink"], label=NOISY_INPUT, lw=1.2)
             axes.set_xlabel("noise σ, in units of the [0, 1] pixel range")
             axes.set_title(title, color=THEMES[theme]["ink"], fontsize=11)
         handles = {
@@ -89,19 +93,16 @@ def draw_panel(runs: Sequence[Run], out: Path) -> None:
     Write `figure_3_light.png` and `figure_3_dark.png`: clean, noisy and each model's restored image at several levels, first seed, with
     the first digit enlarged and each digit's predicted class under it.
     """
-    rows_of = {run.model: _panel(run.paths[0].with_name("panel.parquet")) for run in runs if run.paths}
-    rows_of = {model: rows for model, rows in rows_of.items() if rows[0]["restored"] is not None}
-    shown = [run for run in runs if run.model in rows_of]
+    shown = shown_panels(runs)
+    levels = shown[0][1] if shown else []
     for theme in THEMES:
-        levels = [row for row in next(iter(rows_of.values())) if row["scene"] == 0] if rows_of else []
         columns = 2 + len(shown)
         figure = new_figure((1.75 * columns, max(3.1 * len(levels), 1)), theme)
         grid = figure.add_gridspec(max(2 * len(levels), 1), columns, height_ratios=[1, 0.6] * len(levels) or None)
         for i, first in enumerate(levels):
             images = [("clean", first["clean"], None), ("noisy", first["noisy"], None)]
-            for run in shown:
-                row = next(r for r in rows_of[run.model] if r["scene"] == 0 and r["sigma"] == first["sigma"])
-                images.append((row_label(run.model, run.spec).replace(" ", "\n", 1), row["restored"], row["predicted"]))
+            for run, rows in shown:
+                images.append((run.label.replace(" ", "\n", 1), rows[i]["restored"], rows[i]["predicted"]))
             for j, (title, content, predicted) in enumerate(images):
                 whole, zoom = figure.add_subplot(grid[2 * i, j]), figure.add_subplot(grid[2 * i + 1, j])
                 _show(whole, zoom, content, first, theme)
@@ -109,21 +110,9 @@ def draw_panel(runs: Sequence[Run], out: Path) -> None:
                     whole.set_title(title, color=THEMES[theme]["ink"], fontsize=8)
                 if j == 0:
                     whole.set_ylabel(f"σ = {first['sigma']:g}", color=THEMES[theme]["ink"], fontsize=9)
-                zoom.set_xlabel(_caption(predicted, first["label"]), color=THEMES[theme]["ink"], fontsize=8)
+                zoom.set_xlabel(caption(predicted, first["label"]), color=THEMES[theme]["ink"], fontsize=8)
         figure.tight_layout()
         save_figure(figure, out / f"figure_3_{theme}.png")
-
-
-def _panel(path: Path) -> list[dict[str, Any]]:
-    table, _ = read_parquet(path, PANEL, PanelMetadata)
-    rows: list[dict[str, Any]] = pa.Table.to_pylist(table)
-    return rows
-
-
-def _caption(predicted: list[int] | None, label: list[int]) -> str:
-    if predicted is None:
-        return ""
-    return "  ".join(f"{p} {'✓' if p == truth else '✗'}" for p, truth in zip(predicted, label, strict=True))
 
 
 def _show(whole: Axes, zoom: Axes, content: bytes, row: dict[str, Any], theme: str) -> None:

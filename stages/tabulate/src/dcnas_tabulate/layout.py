@@ -1,15 +1,21 @@
 """What stands in which table: rows from the models that run, columns with their rule and pointer."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcnas_schema.cells import Cell, Reducer
 from dcnas_schema.params import ClassifierSpec, DenoiserSpec, JointSpec, ModelSpec, UNetSpec
+from dcnas_schema.provenance import DEVICE_FIELDS, DeviceCard
 from dcnas_schema.records import EvaluationMetadata
 
+DeviceKey = tuple[str, int]
+"""Fingerprint and threads: latencies that agree in both may share a column."""
 BASELINE = UNetSpec(depth=4, base=32, multiplier=2.0, convs=2)
 REDUCED = UNetSpec(depth=4, base=8, multiplier=1.5, convs=2)
+NOISY_INPUT = "noisy input"
+"""Label of the row that scores the input itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +23,8 @@ class Run:
     """The records of one model: one a seed that was asked for and is there."""
 
     model: str
+    label: str
+    """Its name in tables and figures, which no other run has."""
     spec: ModelSpec
     seeds: tuple[int, ...]
     paths: tuple[Path, ...]
@@ -36,10 +44,11 @@ class Column:
     pointer: str = ""
     decimals: int = 2
     skip_sigma_zero: bool = False
+    only_sigma_zero: bool = False
     compare: int = 0
     """+1: higher is better, -1: lower; 0: never marked."""
-    card: str | None = None
-    """Only records made on this device, by its name, fill the column."""
+    device: DeviceKey | None = None
+    """Only records made on this device fill the column."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,19 +74,46 @@ def row_label(model: str, spec: ModelSpec) -> str:
     if isinstance(spec, DenoiserSpec) and spec.unet in sizes:
         return {"baseline": "UNet", "reduced": "UNet-S"}[sizes[spec.unet]]
     if isinstance(spec, ClassifierSpec):
-        return f"{'Conv' if spec.classifier == 'conv' else 'MBConv'} on {spec.images} digits"
+        return f"{'Conv' if spec.classifier == 'conv' else 'MBConv'} trained on {spec.images} digits"
     return model
 
 
+def row_labels(models: Mapping[str, ModelSpec]) -> dict[str, str]:
+    """Return a label for each model: `row_label`, with the model's own name behind it where several would have the same."""
+    labels = {model: row_label(model, spec) for model, spec in models.items()}
+    count = Counter(labels.values())
+    return {model: f"{label} ({model})" if count[label] > 1 else label for model, label in labels.items()}
+
+
+def device_key(card: DeviceCard) -> DeviceKey:
+    """Return what latencies that share a column must have in common."""
+    return card.fingerprint, card.threads
+
+
+def device_titles(cards: Sequence[DeviceCard]) -> dict[DeviceKey, str]:
+    """Return a title for each device among `cards`: its name, with what tells apart those that share it."""
+    devices = {device_key(card): card for card in cards}
+    titles = {}
+    for key, card in devices.items():
+        alike = [other for other in devices.values() if other.name == card.name]
+        facts = [
+            f"{field} {getattr(card, field)}"
+            for field in (*DEVICE_FIELDS, "threads")
+            if len({getattr(other, field) for other in alike}) > 1
+        ]
+        titles[key] = f"{card.name} ({', '.join(facts)})" if facts else card.name
+    return titles
+
+
 def layouts(runs: Sequence[Run]) -> list[Layout]:
-    """Return the tables of Sec. 3: joint models, denoisers, classifiers; a table whose models do not run has no rows."""
-    cards = list(dict.fromkeys(metadata.card.name for run in runs for metadata in run.metadata if metadata.latency))
+    """Return Table 1 of the paper (joint models) and 7 and 8 of its supplement (denoisers, classifiers); none may have rows."""
+    titles = device_titles([metadata.card for run in runs for metadata in run.metadata if metadata.latency])
     joint = tuple(run for run in runs if isinstance(run.spec, JointSpec))
     return [
         Layout(
             name="table_1",
             title="Table 1: DC-Net, integrated and sequential",
-            columns=(*_cost(cards), *_restoration(), *_accuracy(), *_count(), *_paper(), _source()),
+            columns=(*_cost(titles), *_restoration(), *_accuracy(), *_count(), *_paper(), _source()),
             runs=joint,
             references={run.model: reference for run in joint if (reference := _paper_row(run.spec))},
             rivals=tuple(_rivals(joint)),
@@ -86,40 +122,42 @@ def layouts(runs: Sequence[Run]) -> list[Layout]:
         Layout(
             name="table_7",
             title="Table 7: separate denoisers",
-            columns=(*_cost(cards), *_restoration(), *_count(), _source()),
+            columns=(*_cost(titles), *_restoration(), *_count(), _source()),
             runs=tuple(run for run in runs if isinstance(run.spec, DenoiserSpec)),
             noisy_row=True,
         ),
         Layout(
             name="table_8",
             title="Table 8: separate classifiers",
-            columns=(*_cost(cards), *_accuracy(), *_count(), _source()),
+            columns=(*_cost(titles), *_accuracy(), _accuracy_without_noise(), *_count(), _source()),
             runs=tuple(run for run in runs if isinstance(run.spec, ClassifierSpec)),
         ),
     ]
 
 
-def make_cell(column: Column, label: str, run: Run, layout: Layout, reference_file: Path) -> Cell:
+def make_cell(column: Column, run: Run, layout: Layout, reference_file: Path) -> Cell:
     """Return the cell of `run` in `column`, its text not yet derived."""
     sources = [path.as_posix() for path in run.paths]
     pointer = column.pointer
     if column.reducer == "label":
-        pointer = label
+        pointer = run.label
     elif column.reducer == "count":
         pointer = str(run.wanted)
     elif column.reducer == "reference":
         reference = layout.references.get(run.model, ("", "", ""))
         pointer, sources = ",".join((*reference, column.pointer)), [reference_file.as_posix()]
-    elif column.card is not None:
-        sources = [p.as_posix() for p, m in zip(run.paths, run.metadata, strict=True) if m.card.name == column.card]
+    elif column.device is not None:
+        made = zip(run.paths, run.metadata, strict=True)
+        sources = [path.as_posix() for path, metadata in made if device_key(metadata.card) == column.device]
     return Cell(
-        row=label,
+        row=run.label,
         column=column.title,
         text="",
         reducer=column.reducer,
         pointer=pointer,
         decimals=column.decimals,
         skip_sigma_zero=column.skip_sigma_zero,
+        only_sigma_zero=column.only_sigma_zero,
         sources=tuple(sources),
     )
 
@@ -128,14 +166,14 @@ def noisy_cell(column: Column, run: Run) -> Cell | None:
     """Return the cell of the noisy input itself in `column`; `None` where the column says nothing of it."""
     pointer = {"psnr_db": "noisy_psnr_db", "ssim": "noisy_ssim"}.get(column.pointer)
     if column.reducer == "label":
-        return make_cell(column, "noisy input", run, Layout(name="", title="", columns=(), runs=()), Path())
-    if column.reducer != "mean_ci" or pointer is None:
+        pointer = NOISY_INPUT
+    elif column.reducer != "mean_ci" or pointer is None:
         return None
     return Cell(
-        row="noisy input",
+        row=NOISY_INPUT,
         column=column.title,
         text="",
-        reducer="mean_ci",
+        reducer=column.reducer,
         pointer=pointer,
         decimals=column.decimals,
         skip_sigma_zero=column.skip_sigma_zero,
@@ -143,20 +181,20 @@ def noisy_cell(column: Column, run: Run) -> Cell | None:
     )
 
 
-def _cost(cards: Sequence[str]) -> tuple[Column, ...]:
-    many = len(cards) > 1
+def _cost(titles: Mapping[DeviceKey, str]) -> tuple[Column, ...]:
+    many = len(titles) > 1
     return (
         Column(title="Model", key="", reducer="label"),
         Column(title="MACs (M)", key="macs_m", reducer="value", pointer="macs_m", decimals=1),
         Column(title="Parameters", key="parameters", reducer="value", pointer="parameters", decimals=0),
         *(
             Column(
-                title=f"Latency (ms) on {card}" if many else "Latency (ms)",
+                title=f"Latency (ms) on {title}" if many else "Latency (ms)",
                 key=f"latency_ms_{i}" if many else "latency_ms",
                 reducer="median_spread",
-                card=card,
+                device=device,
             )
-            for i, card in enumerate(cards)
+            for i, (device, title) in enumerate(titles.items())
         ),
     )
 
@@ -172,12 +210,24 @@ def _restoration() -> tuple[Column, ...]:
             skip_sigma_zero=True,
             compare=1,
         ),
+        Column(title="PSNR, pooled (dB)", key="psnr_pooled_db", reducer="mean_ci", pointer="psnr_pooled_db", compare=1),
         Column(title="SSIM", key="ssim", reducer="mean_ci", pointer="ssim", decimals=3, compare=1),
     )
 
 
 def _accuracy() -> tuple[Column, ...]:
     return (Column(title="Top-1 (%)", key="top1_pct", reducer="mean_ci", pointer="top1_pct", decimals=1, compare=1),)
+
+
+def _accuracy_without_noise() -> Column:
+    return Column(
+        title="Top-1, σ=0 (%)",
+        key="top1_pct_at_sigma_0",
+        reducer="mean_ci",
+        pointer="top1_pct",
+        decimals=1,
+        only_sigma_zero=True,
+    )
 
 
 def _count() -> tuple[Column, ...]:

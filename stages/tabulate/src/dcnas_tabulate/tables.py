@@ -18,7 +18,7 @@ from dcnas_lineage.cells import (
     seed_values,
 )
 from dcnas_schema.cells import Cell, CellMap
-from dcnas_tabulate.layout import Column, Layout, Run, make_cell, noisy_cell, row_label
+from dcnas_tabulate.layout import Column, Layout, Run, make_cell, noisy_cell
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +42,7 @@ def build_table(layout: Layout, *, confidence: float, reference_file: Path) -> T
         rows.append(tuple(_with_text(c, d, marked=False) for c, d in zip(noisy, derived, strict=True)))
         values.append(tuple(derived))
     for run in layout.runs:
-        label = row_label(run.model, run.spec)
-        cells = [make_cell(column, label, run, layout, reference_file) for column in layout.columns]
+        cells = [make_cell(column, run, layout, reference_file) for column in layout.columns]
         derived = [_derived(cell, confidence) for cell in cells]
         marks = [(run.model, column.title) in better for column in layout.columns]
         rows.append(tuple(_with_text(c, d, marked=m) for c, d, m in zip(cells, derived, marks, strict=True)))
@@ -112,7 +111,7 @@ def _better_cells(layout: Layout, confidence: float, reference_file: Path) -> se
 
 
 def _values(column: Column, run: Run, layout: Layout, reference_file: Path) -> list[float]:
-    return seed_values(make_cell(column, run.model, run, layout, reference_file), Path())
+    return seed_values(make_cell(column, run, layout, reference_file), Path())
 
 
 def _records(table: Table) -> list[dict[str, object]]:
