@@ -119,7 +119,7 @@ def tiny_scenes(tiny_params: Callable[..., Params], tmp_path_factory: pytest.Tem
     from dcnas_generate_data.write import write_splits
 
     folder = tmp_path_factory.mktemp("scenes")
-    write_splits(tiny_params().generate_data, folder)
+    write_splits(tiny_params().generate_data.digits, folder)
     return folder
 
 
@@ -367,15 +367,15 @@ def write_photo_params() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_photos(provenance: Callable[..., Provenance], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with three splits of three classes, 12, 6 and 5 pictures of 40x48 pixels; tests must leave it as it is."""
     folder = tmp_path_factory.mktemp("photos")
     for number, (split, count) in enumerate({"train": 12, "validation": 6, "test": 5}.items()):
-        _write_photo_split(folder / f"{split}.parquet", split, count, seed=number, made=provenance(item="photos"))
+        _write_photo_split(folder / f"{split}.parquet", split, count, seed=number)
     return folder
 
 
-def _write_photo_split(path: Path, split: Any, count: int, *, seed: int, made: Provenance) -> None:
+def _write_photo_split(path: Path, split: Any, count: int, *, seed: int) -> None:
     labels = [number % len(PHOTO_CLASSES) for number in range(count)]
     rows = [_photo_row(label, np.random.Generator(np.random.PCG64([seed, i]))) for i, label in enumerate(labels)]
     metadata = PhotosMetadata(
@@ -390,7 +390,6 @@ def _write_photo_split(path: Path, split: Any, count: int, *, seed: int, made: P
         repaired={},
         refused_files=(),
         content_sha256="0" * 64,
-        provenance=made,
     )
     batch = pa.RecordBatch.from_pylist(rows, schema=PHOTOS)
     write_parquet(path, with_metadata(PHOTOS, metadata), [batch])

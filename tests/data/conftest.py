@@ -12,8 +12,7 @@ from PIL import Image
 from dcnas_data.photo_sources import open_source
 from dcnas_data.photos import write_photos
 from dcnas_schema.photo_params import ParquetColumns, PhotosParams
-from dcnas_schema.photos import PHOTO_SPLITS, PhotosMetadata, PhotoSplit
-from dcnas_schema.provenance import Provenance
+from dcnas_schema.photos import PhotosMetadata, PhotoSplit
 
 
 @pytest.fixture(scope="session")
@@ -91,13 +90,12 @@ def folder_of_classes(picture: Callable[..., Image.Image], encoded: Callable[...
 
 
 @pytest.fixture(scope="session")
-def write_set(provenance: Callable[..., Provenance]) -> Callable[..., dict[PhotoSplit, PhotosMetadata]]:
+def write_set() -> Callable[..., dict[PhotoSplit, PhotosMetadata]]:
     """A function that makes the three splits in a folder."""
 
     def write(params: PhotosParams, out: Path, threads: int = 1) -> dict[PhotoSplit, PhotosMetadata]:
-        made = dict.fromkeys(PHOTO_SPLITS, provenance(stage="generate_data", item="photos"))
         source = open_source(params)
-        return write_photos(source, params, out, provenance=made, threads=threads, report=lambda _done, _note: None)
+        return write_photos(source, params, out, threads=threads, report=lambda _done, _note: None)
 
     return write
 

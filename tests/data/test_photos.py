@@ -50,7 +50,6 @@ def test_the_splits_say_what_they_are(demo_set: Path) -> None:
         assert found.per_class == (count,) * 4
         assert photos.labels.tolist() == [label for label in range(4) for _ in range(count)]
         assert found.refused == found.repaired == {}
-        assert found.provenance.stage == "generate_data"
         for number, name in enumerate(photos.names):
             assert decode_stored(photos.encoded(number)).shape == (32, 32, 3)
             assert name == f"skimage/data/{found.classes[photos.labels[number]]}.png"

@@ -25,9 +25,9 @@ COMPOSE = """
 import hashlib, json, sys
 from pathlib import Path
 from dcnas_generate_data.write import write_splits
-from dcnas_schema.params import GenerateDataParams
+from dcnas_schema.params import DigitsParams
 out = Path(sys.argv[2])
-write_splits(GenerateDataParams.model_validate_json(sys.argv[1]), out)
+write_splits(DigitsParams.model_validate_json(sys.argv[1]), out)
 print(json.dumps({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.iterdir())}))
 """
 
@@ -141,7 +141,7 @@ def test_files_are_byte_identical_on_one_core_or_two(
 ) -> None:
     """Two processes with one and with two threads write tables and provenance of the same bytes."""
     hashes = []
-    params = tiny_params().generate_data.model_dump_json()
+    params = tiny_params().generate_data.digits.model_dump_json()
     for threads in ("1", "2"):
         variables = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_NUM_THREADS"), threads)
         done = python("-c", COMPOSE, params, tmp_path / threads, cwd=tmp_path, **variables)

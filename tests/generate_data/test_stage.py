@@ -61,7 +61,7 @@ def test_a_commit_changes_no_scene(
     made = {}
     for state in ((None, None), ("0" * 40, ("README.md",))):
         monkeypatch.setattr("dcnas_lineage.collect._git_state", lambda state=state: state)
-        write_splits(tiny_params().generate_data, tmp_path / str(state[0]))
+        write_splits(tiny_params().generate_data.digits, tmp_path / str(state[0]))
         made[state[0]] = hashes(tmp_path / str(state[0]))
     differing = {name for name in FILES if made[None][name] != made["0" * 40][name]}
     assert differing == {"provenance.json"}
@@ -103,11 +103,11 @@ def test_a_read_only_folder_ends_before_the_work(
 
 def test_a_full_disk_keeps_the_old_scenes(small_disk: Path, tiny_params: Callable[..., Params]) -> None:
     """Scenes that do not fit are exit 3; the old file stays whole."""
-    write_splits(tiny_params().generate_data, small_disk)
+    write_splits(tiny_params().generate_data.digits, small_disk)
     before = hashes(small_disk)
     many = {"generate_data.digits.scenes": {"train": 4096, "validation": 4, "test": 5}, "generate_data.digits.size": 96}
     with pytest.raises(UnfitEnvironmentError, match=r"No space left.*train\.parquet"):
-        write_splits(tiny_params(many).generate_data, small_disk)
+        write_splits(tiny_params(many).generate_data.digits, small_disk)
     assert hashes(small_disk) == before
 
 

@@ -67,11 +67,11 @@ def profile(tmp_path_factory: pytest.TempPathFactory, provenance: Callable[..., 
 
 
 @pytest.fixture(scope="session")
-def photos(tmp_path_factory: pytest.TempPathFactory, provenance: Callable[..., Provenance]) -> Path:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with 24 pictures to train weights on and 8 for the architecture, of three classes; tests leave it as it is."""
     folder = tmp_path_factory.mktemp("photos")
     for split, count in (("train", 24), ("validation", 8)):
-        write_pictures(folder / f"{split}.parquet", split, count, provenance())
+        write_pictures(folder / f"{split}.parquet", split, count)
     return folder
 
 
@@ -142,7 +142,7 @@ def finished(job: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) 
     return folder / "out"
 
 
-def write_pictures(path: Path, split: str, count: int, provenance: Provenance) -> None:
+def write_pictures(path: Path, split: str, count: int) -> None:
     """Write `count` pictures of three classes, each of its own colour beneath noise."""
     generator = np.random.default_rng(count)
     rows = []
@@ -167,7 +167,6 @@ def write_pictures(path: Path, split: str, count: int, provenance: Provenance) -
             "repaired": {},
             "refused_files": [],
             "content_sha256": "0" * 64,
-            "provenance": provenance.model_dump(),
         }
     )
     write_parquet(path, with_metadata(PHOTOS, metadata), [pa.RecordBatch.from_pylist(rows, schema=PHOTOS)])

@@ -58,12 +58,18 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def prune_outputs(root: Path) -> None:
-    """Remove data/{retrain,evaluate}/<model>/<seed> that params.yaml does not name."""
-    runs = load_params(root / "params.yaml").runs
-    wanted = {(model, str(seed)) for model in runs.models for seed in runs.seeds}
-    for folder in sorted([*root.glob("data/retrain/*/*"), *root.glob("data/evaluate/*/*")]):
-        if (folder.parent.name, folder.name) not in wanted:
-            shutil.rmtree(folder)
-            print(f"removed {folder.relative_to(root)}")
-            if not any(folder.parent.iterdir()):
-                folder.parent.rmdir()
+    """Remove data/STAGE/NAME/SEED that params.yaml does not name: of models, models on photos, and searches."""
+    params = load_params(root / "params.yaml")
+    runs, photo_runs, search_runs = params.runs, params.photo_runs, params.search_runs
+    for stages, names, seeds in (
+        (("retrain", "evaluate"), runs.models, runs.seeds),
+        (("retrain_photos", "evaluate_photos"), photo_runs.models, photo_runs.seeds),
+        (("search_supernet", "derive_genotype"), search_runs.searches, search_runs.seeds),
+    ):
+        wanted = {(name, str(seed)) for name in names for seed in seeds}
+        for folder in sorted(folder for stage in stages for folder in root.glob(f"data/{stage}/*/*")):
+            if (folder.parent.name, folder.name) not in wanted:
+                shutil.rmtree(folder)
+                print(f"removed {folder.relative_to(root)}")
+                if not any(folder.parent.iterdir()):
+                    folder.parent.rmdir()

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,7 +20,6 @@ from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_schema.parquet import ParquetSink, parquet_sink, read_parquet
 from dcnas_schema.photo_params import PhotosParams
 from dcnas_schema.photos import PHOTO_SPLITS, PHOTOS, PhotosMetadata, PhotoSplit, Refusal, RefusedFile, Repair
-from dcnas_schema.provenance import Provenance
 
 _ROWS = 512
 """Pictures of a row group: bounds the memory."""
@@ -73,7 +72,6 @@ def write_photos(
     params: PhotosParams,
     out: Path,
     *,
-    provenance: Mapping[PhotoSplit, Provenance],
     threads: int,
     report: Callable[[int, str], None],
 ) -> dict[PhotoSplit, PhotosMetadata]:
@@ -102,9 +100,7 @@ def write_photos(
                 done += len(kept)
                 report(done + sum(len(tally.refused) for tally in tallies.values()), split)
             _require_every_class(split, tallies[split], source)
-        described = {
-            split: _metadata(split, tallies[split], source, params, provenance[split]) for split in PHOTO_SPLITS
-        }
+        described = {split: _metadata(split, tallies[split], source, params) for split in PHOTO_SPLITS}
         for split, sink in sinks.items():
             sink.describe(described[split])
     return described
@@ -210,9 +206,7 @@ def _require_every_class(split: PhotoSplit, tally: _Tally, source: PhotoSource) 
         )
 
 
-def _metadata(
-    split: PhotoSplit, tally: _Tally, source: PhotoSource, params: PhotosParams, provenance: Provenance
-) -> PhotosMetadata:
+def _metadata(split: PhotoSplit, tally: _Tally, source: PhotoSource, params: PhotosParams) -> PhotosMetadata:
     return PhotosMetadata(
         split=split,
         source=params.source,
@@ -225,5 +219,4 @@ def _metadata(
         repaired=dict(sorted(tally.repaired.items())),
         refused_files=tuple(RefusedFile(name=item.name, reason=reason) for item, reason in tally.refused[:_MOST_NAMED]),
         content_sha256=tally.content.hexdigest(),
-        provenance=provenance,
     )

@@ -9,8 +9,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from dcnas_schema.digit_params import UNetSpec
 from dcnas_schema.genotype import uniform_genotype
-from dcnas_schema.params import Count, Name, Positive, Section, UNetSpec
+from dcnas_schema.section import Count, Name, Positive, Section
 from dcnas_schema.space import DecoderName, OpName
 
 Task = Literal["classify", "denoise", "both"]

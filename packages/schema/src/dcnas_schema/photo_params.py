@@ -4,8 +4,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dcnas_schema.params import Count, Fraction, Section, Seed, SplitCounts
+from dcnas_schema.digit_params import SplitCounts
 from dcnas_schema.photos import SourceName
+from dcnas_schema.section import Count, Fraction, Section, Seed
 
 DEMO_CLASSES = 16
 """Photographs of the demo set, one class each."""

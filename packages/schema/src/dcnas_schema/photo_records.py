@@ -10,6 +10,7 @@ from dcnas_schema.photo_models import PhotoModelSpec
 from dcnas_schema.provenance import DeviceCard, Provenance, Record
 from dcnas_schema.records import PANEL, RECORD, TRAINING_LOG, MeasuredLatency, Protocol
 from dcnas_schema.search_log import NetCost, PredictedLatency
+from dcnas_schema.section import Name
 
 PHOTO_TRAINING_LOG = pa.schema(
     [
@@ -40,6 +41,25 @@ class DrawnSubnet(Record):
     predicted_ms: float
     draws: int
     """Genotypes drawn until one was near enough."""
+
+
+class ChosenGenotype(Record):
+    """
+    What a model with one seed is built of: the file that training reads.
+
+    It holds nothing else, neither provenance nor a measured latency, so that a model trains anew only where its net is another one.
+    """
+
+    version: Literal[1] = 1
+    model: Name
+    seed: int
+    genotype: Genotype | None
+    """`None` for a model outside the search space."""
+    search: Name | None
+    """The search that the genotype, or a random subnet's target, comes from."""
+    search_seed: int | None
+    drawn: DrawnSubnet | None
+    """Of a random subnet."""
 
 
 class PhotoTrainingMetadata(Record):

@@ -4,7 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dcnas_schema.params import MOST, Count, CountOrZero, LatencyParams, Positive, Precision, Section, Seed
+from dcnas_schema.digit_params import LatencyParams
+from dcnas_schema.section import MOST, Count, CountOrZero, Positive, Precision, Section, Seed
 
 Sigma = Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]

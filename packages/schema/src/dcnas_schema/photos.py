@@ -4,7 +4,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from dcnas_schema.provenance import Provenance, Record
+from dcnas_schema.provenance import Record
 
 PHOTO_SPLITS = ("train", "validation", "test")
 """`train` trains weights, `validation` is the architecture split of the search, both together retrain, `test` evaluates."""
@@ -72,7 +72,6 @@ class PhotosMetadata(Record):
     """Which ones: the first thousand."""
     content_sha256: str
     """SHA-256 over name and bytes of every source file of this split, in the order of the table, refused ones included."""
-    provenance: Provenance
 
 
 PHOTOS = pa.schema(

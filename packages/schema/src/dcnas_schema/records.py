@@ -5,7 +5,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field
 
-from dcnas_schema.params import ModelSpec
+from dcnas_schema.digit_params import ModelSpec
 from dcnas_schema.provenance import DeviceCard, DeviceState, Provenance, Record
 
 TRAINING_LOG = pa.schema(

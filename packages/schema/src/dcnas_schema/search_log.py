@@ -13,10 +13,10 @@ from pydantic import Field, model_validator
 
 from dcnas_schema.genotype import STAGE_DEPTHS, Genotype
 from dcnas_schema.latency import Accuracy, LatencySetting
-from dcnas_schema.params import Name
 from dcnas_schema.provenance import Provenance, Record
 from dcnas_schema.records import MeasuredLatency
 from dcnas_schema.search_params import SearchSpec, SearchSupernetParams
+from dcnas_schema.section import Name
 from dcnas_schema.space import PLACES, NetKind, OpName
 
 _NUMBERS = pa.list_(pa.field("item", pa.float64(), nullable=False))

@@ -4,10 +4,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dcnas_schema.params import MOST, Count, CountOrZero, Positive, Precision, Section, _no_boolean
 from dcnas_schema.photo_models import BaselineClassifier
 from dcnas_schema.photo_params import JitterParams, PhotoViewParams
 from dcnas_schema.photo_training import PhotoLossParams
+from dcnas_schema.section import MOST, Count, CountOrZero, Fraction, Positive, Precision, Section, no_boolean
 from dcnas_schema.space import OP_SETS, SMALLEST_INPUT, NetKind, OpName
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -17,27 +17,33 @@ KIND_OF_BOUND: dict[Bound, NetKind] = {"classifier": "c_nas", "joint": "dc_nas",
 
 
 class TargetSpec(Section):
-    """The latency to search for: `{ms: 8.0}`, or `{relative: 1.2, to: mobilenet_v2}`; of one pass of the latency profile's batch."""
+    """The latency to search for: `{ms: 8.0}`, `{relative: 1.2, to: mobilenet_v2}` or `{reach: 0.3}`; of one pass of the profile's batch."""
 
     ms: Positive | None = None
     relative: Positive | None = None
     """Times the latency of the reference net `to`, timed on this device as the profile is."""
     to: BaselineClassifier | None = None
+    reach: Fraction | None = None
+    """This far from the fastest to the slowest net of the four ops without SE, all blocks used, as predicted for this device: the same
+    latency for every candidate set, and in reach of each."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if (self.ms is None) == (self.relative is None) or (self.relative is None) != (self.to is None):
-            raise ValueError("a target is either {ms: x} or {relative: r, to: a reference net}")
+        given = [value for value in (self.ms, self.relative, self.reach) if value is not None]
+        if len(given) != 1 or (self.relative is None) != (self.to is None):
+            raise ValueError("a target is {ms: x}, {relative: r, to: a reference net} or {reach: from 0 to 1}")
         return self
 
     def __str__(self) -> str:
+        if self.reach is not None:
+            return f"{100 * self.reach:g} % of the reach"
         return f"{self.ms:g} ms" if self.ms is not None else f"{self.relative:g} x {self.to}"
 
 
 class SearchSpec(Section):
     """One search: an entry of `searches` (paper, Sec. 4.1 and 4.4)."""
 
-    ops: Annotated[Literal[4, 6, 8], BeforeValidator(_no_boolean)]
+    ops: Annotated[Literal[4, 6, 8], BeforeValidator(no_boolean)]
     """Size of the candidate set; 4 are those without SE (paper, Exp. 1 and 2)."""
     beta: Literal["removed", "sink"]
     """`removed` uses every block, the paper's proposal; `sink` learns each network stage's depth, as TF-NAS does."""
@@ -47,7 +53,7 @@ class SearchSpec(Section):
     bound: Bound
     """The net that must meet the target: the classifier alone (the paper), the denoiser, or the joint model with its decoder."""
     target: TargetSpec
-    width_multiple: Annotated[Literal[1, 2, 4, 8, 16, 32], BeforeValidator(_no_boolean)]
+    width_multiple: Annotated[Literal[1, 2, 4, 8, 16, 32], BeforeValidator(no_boolean)]
     """Widths move in multiples of this; TF-NAS has 1. The table measures multiples of `profile_latency.width_multiple`."""
 
     @model_validator(mode="after")
@@ -114,7 +120,7 @@ class SearchSupernetParams(Section):
     """SGD's at the start, falling to 0 along a cosine, epoch by epoch (paper: 2e-2; TF-NAS: 0.025)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-5
-    clip: Positive = 5.0
+    grad_clip: Positive = 5.0
     """Greatest norm of the weights' gradient."""
     architecture: ArchitectureParams = ArchitectureParams()
     temperature: TemperatureParams = TemperatureParams()

@@ -17,7 +17,6 @@ from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
 from dcnas_schema.params import load_params
-from dcnas_schema.photo_settings import load_photo_settings
 
 
 def main() -> None:
@@ -75,8 +74,8 @@ def _evaluate_on_scenes(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate_on_photos(arguments: argparse.Namespace) -> None:
-    settings = load_photo_settings(arguments.params)
-    settings.model_named(arguments.model, where=arguments.params)
+    params = load_params(arguments.params)
+    params.photo_model_named(arguments.model, where=arguments.params)
     require_writable(arguments.out)
     # here, because torch takes seconds to import
     from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job
@@ -84,7 +83,7 @@ def _evaluate_on_photos(arguments: argparse.Namespace) -> None:
     job = PhotoJob(
         model=arguments.model,
         seed=arguments.seed,
-        settings=settings,
+        settings=params,
         photos=arguments.photos,
         trained=arguments.trained,
         profile=arguments.profile,

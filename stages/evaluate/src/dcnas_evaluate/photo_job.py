@@ -21,7 +21,7 @@ from dcnas_lineage.collect import collect_provenance
 from dcnas_nets.macs import count_macs, count_parameters
 from dcnas_nets.photo_nets import build_photo_net
 from dcnas_schema.latency import LatencySetting, ProfileMetadata
-from dcnas_schema.params import Section, digest_of
+from dcnas_schema.params import Params, Section, digest_of
 from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
 from dcnas_schema.photo_models import PhotoModelSpec
 from dcnas_schema.photo_params import PhotoViewParams
@@ -34,7 +34,6 @@ from dcnas_schema.photo_records import (
     PhotoPanelMetadata,
     PhotoTrainingMetadata,
 )
-from dcnas_schema.photo_settings import PhotoSettings
 from dcnas_schema.photo_training import EvaluatePhotosParams, PhotoNoiseParams
 from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.records import MeasuredLatency, Protocol
@@ -55,7 +54,7 @@ class PhotoJob:
 
     model: str
     seed: int
-    settings: PhotoSettings
+    settings: Params
     photos: Path
     """Folder with test.parquet."""
     trained: Path
@@ -125,7 +124,7 @@ def evaluate_photo_job(job: PhotoJob, out: Path) -> None:
     card = device_card(device)
     profile = [] if job.profile is None else [job.profile]
     provenance = collect_provenance(
-        stage="evaluate",
+        stage="evaluate_photos",
         item=f"{job.model}-{job.seed}",
         params_sha256=digest_of(
             _Settings(spec=job.spec, view=settings.photo_view, noise=settings.photo_noise, evaluate=evaluate)

@@ -5,7 +5,7 @@ Run:    python -m dcnas_generate_data --out data/generate_data/digits
         python -m dcnas_generate_data --set photos --out data/generate_data/photos
 Takes:  params.yaml (generate_data); MNIST's four .gz files where the source is mnist; the user's pictures where photos come from a folder,
         ImageNet or Parquet. Nothing but MNIST is ever downloaded, and that only where the parameters say so
-Expect: train.parquet, validation.parquet, test.parquet; 30,000 scenes in less than 20 s and 60 MB; pictures that cannot be
+Expect: train.parquet, validation.parquet, test.parquet, provenance.json; 30,000 scenes in less than 20 s and 60 MB; pictures that cannot be
         used are left out, counted by reason and named; same seed, same bytes
 """
 
@@ -30,16 +30,15 @@ def main() -> None:
     die_with_parent()
     params = load_params(arguments.params)
     # here, because a wrong parameter needs neither numpy nor pyarrow
-    from dcnas_generate_data import write_photos
     from dcnas_generate_data.write import write_splits
+    from dcnas_generate_data.write_photos import write_photo_splits
 
-    photos = write_photos.photos_section(params) if arguments.set == "photos" else None
     require_writable(arguments.out)
     with exclusive_run(arguments.out, arguments.scratch):
-        if photos is None:
-            write_splits(params.generate_data, arguments.out)
+        if arguments.set == "digits":
+            write_splits(params.generate_data.digits, arguments.out)
         else:
-            write_photos.write_photo_splits(photos, arguments.out)
+            write_photo_splits(params.generate_data.photos, arguments.out)
 
 
 if __name__ == "__main__":

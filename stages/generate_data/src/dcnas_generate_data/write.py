@@ -9,15 +9,14 @@ from dcnas_data.sources import load_digits
 from dcnas_harness.console import progress
 from dcnas_harness.files import write_json
 from dcnas_lineage.collect import collect_provenance
-from dcnas_schema.params import GenerateDataParams, digest_of
+from dcnas_schema.params import DigitsParams, digest_of
 from dcnas_schema.parquet import with_metadata, write_parquet
 from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.scenes import SPLITS, ScenesMetadata, scenes_schema
 
 
-def write_splits(params: GenerateDataParams, out: Path) -> None:
+def write_splits(digits: DigitsParams, out: Path) -> None:
     """Write `train.parquet`, `validation.parquet` and `test.parquet` into `out`, each from its own source digits, and `provenance.json`."""
-    digits = params.digits
     sources = load_digits(digits)
     with progress(f"generate_data {digits.source}", len(SPLITS)) as report:
         for done, split in enumerate(SPLITS, start=1):
@@ -44,7 +43,7 @@ def write_splits(params: GenerateDataParams, out: Path) -> None:
     provenance = collect_provenance(
         stage="generate_data",
         item="digits",
-        params_sha256=digest_of(params),
+        params_sha256=digest_of(digits),
         seed=digits.seed,
         inputs=(),
         device=making_card(),

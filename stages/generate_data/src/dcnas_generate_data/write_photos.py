@@ -8,9 +8,9 @@ from dcnas_data.photo_sources import open_source
 from dcnas_data.photos import write_photos
 from dcnas_generate_data.write import making_card
 from dcnas_harness.console import progress
-from dcnas_harness.errors import BadInputError
+from dcnas_harness.files import write_json
 from dcnas_lineage.collect import collect_provenance
-from dcnas_schema.params import Params, digest_of
+from dcnas_schema.params import digest_of
 from dcnas_schema.photo_params import PhotosParams
 from dcnas_schema.photos import PHOTO_SPLITS, PhotosMetadata
 
@@ -19,39 +19,22 @@ _NAMED = 5
 """Refused files that are named on the console; the table's metadata names them all."""
 
 
-def photos_section(params: Params) -> PhotosParams:
-    """
-    Return the section that says which photographs to take.
-
-    Raises:
-        BadInputError: There is none.
-    """
-    section: PhotosParams | None = getattr(params.generate_data, "photos", None)
-    if section is None:
-        raise BadInputError(
-            "the parameters name no photographs.",
-            where="params.yaml: generate_data.photos",
-            remedy="write the section, or use --set digits",
-        )
-    return section
-
-
 def write_photo_splits(params: PhotosParams, out: Path) -> None:
-    """Write `train.parquet`, `validation.parquet` and `test.parquet` into `out`, and say what was refused."""
+    """Write `train.parquet`, `validation.parquet` and `test.parquet` into `out`, and `provenance.json`; say what was refused."""
     source = open_source(params)
-    made = collect_provenance(
-        stage="generate_data",
+    provenance = collect_provenance(
+        stage="generate_photos",
         item="photos",
         params_sha256=digest_of(params),
         seed=params.seed,
         inputs=[Path(name).expanduser() for name in params.files] if params.source == "parquet" else (),
         device=making_card(),
     )
-    provenance = {split: made.model_copy(update={"item": f"photos/{split}"}) for split in PHOTO_SPLITS}
     total = sum(len(items) for items in source.splits.values())
     with progress(f"generate_data photos ({params.source})", total) as report:
-        found = write_photos(source, params, out, provenance=provenance, threads=_threads(), report=report.update)
+        found = write_photos(source, params, out, threads=_threads(), report=report.update)
         report.update(total, ", ".join(f"{split} {found[split].images}" for split in PHOTO_SPLITS))
+    write_json(out / "provenance.json", provenance.model_dump(mode="json"))
     for split in PHOTO_SPLITS:
         _say_refused(found[split])
 

@@ -3,9 +3,9 @@ Train one model with one seed, from scratch or from the newest checkpoint of the
 
 Run:    python -m dcnas_retrain --model unet_s --seed 0 --scenes data/generate_data/digits --out data/retrain/unet_s/0
         python -m dcnas_retrain --model dc_nas_s --seed 0 --photos data/generate_data/photos \
-            --genotype data/derive_genotype/small/0/genotype.json --out data/retrain_photos/dc_nas_s/0
+            --genotype data/genotypes/dc_nas_s/0.json --out data/retrain_photos/dc_nas_s/0
 Takes:  params.yaml (device, and noise, models, retrain; on photos photo_view, photo_noise, photo_models, retrain_photos);
-        train.parquet and validation.parquet; a genotype where the model names a search; a latency profile for a random subnet
+        train.parquet and validation.parquet; the chosen genotype of a net of the search space
 Expect: weights.safetensors and log.parquet; same machine, seed and threads: the same bits, also after being killed
 """
 
@@ -16,7 +16,6 @@ from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, run_main
 from dcnas_schema.params import load_params
-from dcnas_schema.photo_settings import load_photo_settings
 
 
 def main() -> None:
@@ -32,8 +31,7 @@ def main() -> None:
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--scenes", type=Path, help="folder with train.parquet and validation.parquet of digits")
     data.add_argument("--photos", type=Path, help="folder with train.parquet and validation.parquet of photos")
-    parser.add_argument("--genotype", type=Path, help="genotype of the search that a model on photos names")
-    parser.add_argument("--profile", type=Path, help="latency profile that a random subnet has its latency by")
+    parser.add_argument("--genotype", type=Path, help="what choose_genotypes wrote for a model on photos and its seed")
     parser.add_argument("--out", type=Path, required=True, help="folder for weights and log")
     parser.add_argument(
         "--scratch", type=Path, default=Path(".scratch"), help="folder for checkpoints and locks, never an output"
@@ -66,8 +64,8 @@ def _train_on_scenes(arguments: argparse.Namespace) -> None:
 
 
 def _train_on_photos(arguments: argparse.Namespace) -> None:
-    settings = load_photo_settings(arguments.params)
-    settings.model_named(arguments.model, where=arguments.params)
+    params = load_params(arguments.params)
+    params.photo_model_named(arguments.model, where=arguments.params)
     require_writable(arguments.out)
     # here, because torch takes seconds to import
     from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
@@ -75,10 +73,9 @@ def _train_on_photos(arguments: argparse.Namespace) -> None:
     job = PhotoJob(
         model=arguments.model,
         seed=arguments.seed,
-        settings=settings,
+        settings=params,
         photos=arguments.photos,
         genotype=arguments.genotype,
-        profile=arguments.profile,
         scratch=arguments.scratch,
     )
     with exclusive_run(arguments.out, arguments.scratch), exclusive_run(photo_checkpoints_of(job), arguments.scratch):

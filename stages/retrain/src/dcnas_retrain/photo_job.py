@@ -14,15 +14,14 @@ from dcnas_latency.lock import device_lock
 from dcnas_lineage.collect import collect_provenance
 from dcnas_nets.photo_nets import build_photo_net
 from dcnas_retrain.fingerprint import checkpoint_folder
-from dcnas_retrain.genotypes import Chosen, choose_genotype
+from dcnas_retrain.genotypes import chosen_genotype
 from dcnas_retrain.photo_loop import PhotoRun, train_on_photos
 from dcnas_schema.genotype import Genotype
-from dcnas_schema.params import Section, digest_of
+from dcnas_schema.params import Params, Section, digest_of
 from dcnas_schema.parquet import with_metadata, write_parquet
 from dcnas_schema.photo_models import PhotoModelSpec, images_of
 from dcnas_schema.photo_params import PhotoViewParams
-from dcnas_schema.photo_records import PHOTO_TRAINING_LOG, PhotoTrainingMetadata
-from dcnas_schema.photo_settings import PhotoSettings
+from dcnas_schema.photo_records import PHOTO_TRAINING_LOG, ChosenGenotype, PhotoTrainingMetadata
 from dcnas_schema.photo_training import PhotoNoiseParams, RetrainPhotosParams
 from dcnas_schema.provenance import Provenance
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
@@ -36,13 +35,11 @@ class PhotoJob:
 
     model: str
     seed: int
-    settings: PhotoSettings
+    settings: Params
     photos: Path
     """Folder with train.parquet and validation.parquet."""
     genotype: Path | None
-    """What derive_genotype wrote, for a model that names a search."""
-    profile: Path | None
-    """Latency profile, for a random subnet."""
+    """What choose_genotypes wrote for this model and seed."""
     scratch: Path
     """Folder for checkpoints."""
 
@@ -77,7 +74,7 @@ def train_photo_job(job: PhotoJob, out: Path) -> None:
     device = choose_device(settings.device)
     make_deterministic(device)
     keep_freed_memory()
-    chosen = choose_genotype(job.model, spec, seed=job.seed, genotype_file=job.genotype, profile_file=job.profile)
+    chosen = chosen_genotype(job.model, spec, seed=job.seed, path=job.genotype)
     train, validation = _open_photos(job, device)
     model = build_photo_net(
         spec,
@@ -158,7 +155,7 @@ def _open_photos(job: PhotoJob, device: torch.device) -> tuple[PhotoStore, Photo
     return stores[0], stores[1] if len(stores) > 1 else None
 
 
-def _provenance(job: PhotoJob, chosen: Chosen, device: torch.device) -> Provenance:
+def _provenance(job: PhotoJob, chosen: ChosenGenotype, device: torch.device) -> Provenance:
     settings = job.settings
     read = _Settings(
         spec=job.spec,
@@ -168,10 +165,9 @@ def _provenance(job: PhotoJob, chosen: Chosen, device: torch.device) -> Provenan
         genotype=chosen.genotype,
     )
     files = [job.photos / "train.parquet", job.photos / "validation.parquet"]
-    files += [job.genotype] if job.genotype is not None and chosen.search_seed is not None else []
-    files += [job.profile] if job.profile is not None and chosen.drawn is not None else []
+    files += [job.genotype] if job.genotype is not None else []
     return collect_provenance(
-        stage="retrain",
+        stage="retrain_photos",
         item=f"{job.model}-{job.seed}",
         params_sha256=digest_of(read),
         seed=job.seed,

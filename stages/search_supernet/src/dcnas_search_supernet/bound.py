@@ -15,7 +15,7 @@ from dcnas_schema.latency import LatencySetting, ProfileMetadata
 from dcnas_schema.photo_models import BaselineClassifier, BaselineSpec
 from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.search_params import SearchSpec
-from dcnas_schema.space import PLACES, SHARED_STAGES, NetKind, OpName, padded
+from dcnas_schema.space import OP_SETS, PLACES, SHARED_STAGES, NetKind, OpName, padded
 from dcnas_training.search_latency import NetLatency, Reach, reach
 
 _REFERENCE_PLAN = CallPlan(warmup=20, repeats=100, canary_band_pct=15.0)
@@ -60,6 +60,12 @@ def reference_latency_ms(name: BaselineClassifier, profile: ProfileMetadata, car
     net = build_photo_net(BaselineSpec(kind=name), genotype=None, classes=profile.setting.classes, seed=0)
     with torch.inference_mode():
         return measure_in_setting(net, profile.setting, card, _REFERENCE_PLAN).median_ms
+
+
+def target_within(fraction: float, spec: SearchSpec, net: NetLatency) -> float:
+    """Return the latency in ms that lies `fraction` of the way from the fastest to the slowest net of the four ops, all blocks used."""
+    found = reach(net, OP_SETS[4], width_multiple=spec.width_multiple, elastic_depth=False)
+    return found.least_ms + fraction * (found.greatest_ms - found.least_ms)
 
 
 def require_reachable(name: str, spec: SearchSpec, net: NetLatency, target_ms: float) -> Reach:

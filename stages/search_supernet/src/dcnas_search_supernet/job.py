@@ -26,7 +26,7 @@ from dcnas_schema.provenance import DeviceCard, Provenance
 from dcnas_schema.search_log import SEARCH_LOG, ArchitectureRecord, Reachable, SearchMetadata
 from dcnas_schema.search_params import SearchSpec, SearchSupernetParams
 from dcnas_schema.space import PLACES
-from dcnas_search_supernet.bound import net_latency, reference_latency_ms, require_reachable
+from dcnas_search_supernet.bound import net_latency, reference_latency_ms, require_reachable, target_within
 from dcnas_search_supernet.loop import Search, search
 from dcnas_training.architecture import Architecture
 from dcnas_training.checkpoints import CheckpointFolder
@@ -99,7 +99,7 @@ def search_job(job: Job, out: Path) -> None:
         device=card,
     )
     folder = _checkpoint_folder(job, execution, form, provenance)
-    target = _target(job, profile, card, folder)
+    target = _target(job, profile, card, folder, latency)
     reachable = require_reachable(job.search, spec, latency, target.ms)
     run = _search(job, latency, target, execution, form, CheckpointFolder(folder))
     with device_lock(card, exclusive=False):  # whoever times this device waits for us, and we for them
@@ -177,11 +177,13 @@ def _require_batch(split: str, photos: int, batch_size: int) -> None:
         )
 
 
-def _target(job: Job, profile: ProfileMetadata, card: DeviceCard, folder: Path) -> _Target:
+def _target(job: Job, profile: ProfileMetadata, card: DeviceCard, folder: Path, latency: NetLatency) -> _Target:
     """Return the target in ms; a reference net is timed once a run, and a resumed run keeps what was measured."""
     target = job.settings.spec.target
     if target.ms is not None:
         return _Target(ms=target.ms, reference_ms=None)
+    if target.reach is not None:
+        return _Target(ms=target_within(target.reach, job.settings.spec, latency), reference_ms=None)
     assert target.relative is not None
     assert target.to is not None
     path = folder / "reference.json"

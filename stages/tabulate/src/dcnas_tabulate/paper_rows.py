@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dcnas_schema.params import UNetSpec
+from dcnas_schema.digit_params import UNetSpec
 from dcnas_schema.photo_models import (
     BaselineClassifier,
     BaselineSpec,
@@ -242,7 +242,7 @@ PAPER_ROWS: tuple[PaperRow, ...] = (
             label=f"C-NAS {size}, {ops} ops, β removed",
             kind=CLASSIFIER,
             match=_on_clean(size, ops=ops),
-            group=1 + "SML".index(size),
+            group="SML".index(size),
             printed=False,
         )
         for size in "SML"
@@ -253,11 +253,11 @@ PAPER_ROWS: tuple[PaperRow, ...] = (
         label="TF-NAS's recipe M, 8 ops, β learned",
         kind=CLASSIFIER,
         match=_on_clean("M", ops=8, beta="sink"),
-        group=4,
+        group=1,
         printed=False,
     ),
     *(
-        PaperRow(table=CLEAN, label=label, kind=CLASSIFIER, match=_baseline(kind, "clean"), group=4, printed=False)
+        PaperRow(table=CLEAN, label=label, kind=CLASSIFIER, match=_baseline(kind, "clean"), group=1, printed=False)
         for kind, label in (("mobilenet_v2", "MobileNetV2"), ("resnet18", "ResNet-18"))
     ),
 )

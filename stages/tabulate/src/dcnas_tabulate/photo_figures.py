@@ -2,8 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,18 @@ from matplotlib.lines import Line2D
 from dcnas_harness.files import write_text
 from dcnas_lineage.cells import half_width, latencies_of
 from dcnas_lineage.records import read_record
-from dcnas_schema.photo_models import CNasSpec, PhotoModelSpec, SpaceSpec, images_of, task_of
+from dcnas_schema.photo_models import CNasSpec, SpaceSpec
 from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
-from dcnas_tabulate.paper_rows import CLASSIFIER, DENOISER, INTEGRATED, PAPER_ROWS, Book
-from dcnas_tabulate.photo_layout import LEFT_OUT, PhotoRun, kind_of
+from dcnas_tabulate.labels import label_points
+from dcnas_tabulate.paper_rows import CLASSIFIER, CLEAN, DENOISER, INTEGRATED, PAPER_ROWS, SEQUENTIAL, Book
+from dcnas_tabulate.photo_layout import FURTHER, LEFT_OUT, PhotoRun, Row, is_random, kind_of
 
 QUANTITIES = ("psnr_db", "ssim", "top1_pct", "top5_pct")
-_MARKS = {CLASSIFIER: "s", DENOISER: "^", INTEGRATED: "o", "sequential": "D"}
+_MARKS = {CLASSIFIER: "s", DENOISER: "^", INTEGRATED: "o", SEQUENTIAL: "D"}
 _OURS, _OTHERS = COLOURS[0], COLOURS[1]
+_COMPARED = 1
+"""Group of the clean classifiers that the paper's Figure 6 compares: at the target M, and of the literature; without any, all are drawn."""
+_FEWEST_SEEDS = 3
 _OPS_COLOURS = {4: COLOURS[0], 6: COLOURS[2], 8: COLOURS[1]}
 
 
@@ -33,7 +37,7 @@ class Point:
     latency_ms: float
     value: float
     half: float | None
-    """Half the width of the interval over seeds; `None` for a single seed."""
+    """Half the width of the interval over seeds; `None` for one or two, whose interval is wider than any axis."""
     kind: str
     searched: bool
     ours: bool = True
@@ -53,18 +57,11 @@ def write_photo_curves(runs: Sequence[PhotoRun], folder: Path) -> None:
         write_text(folder / f"{quantity}.csv", buffer.getvalue())
 
 
-def points_of(
-    runs: Sequence[PhotoRun],
-    quantity: str,
-    *,
-    confidence: float,
-    at_zero: bool,
-    wanted: Callable[[PhotoModelSpec], bool],
-) -> list[Point]:
+def points_of(runs: Sequence[PhotoRun], quantity: str, *, confidence: float, at_zero: bool) -> list[Point]:
     """Return the runs that have a measured latency and the quantity: its mean over the noise levels, or at sigma 0 alone."""
     points = []
     for run in runs:
-        curve = _levels(run, quantity) if wanted(run.spec) else None
+        curve = _levels(run, quantity)
         latencies = latencies_of([path.as_posix() for path in run.paths], Path())
         sigmas = np.array(run.metadata[0].protocol.sigmas) if run.metadata else np.array([])
         levels = sigmas == 0 if at_zero else np.full(len(sigmas), fill_value=True)
@@ -76,7 +73,7 @@ def points_of(
                 label=run.label,
                 latency_ms=float(np.median([latency.median_ms for latency in latencies])),
                 value=float(np.mean(seeds)),
-                half=half_width(seeds, confidence),
+                half=half_width(seeds, confidence) if len(seeds) >= _FEWEST_SEEDS else None,
                 kind=kind_of(run.spec),
                 searched=isinstance(run.spec, SpaceSpec),
             )
@@ -110,15 +107,14 @@ def draw_figure_5(runs: Sequence[PhotoRun], book: Book, out: Path, *, confidence
     """Write `figure_5_{light,dark}.{svg,png}`: top-1 of classifiers searched on clean photos, by the size of the candidate set."""
     lines: dict[int, list[Point]] = {}
     for ops in _OPS_COLOURS:
-
-        def wanted(spec: PhotoModelSpec, ops: int = ops) -> bool:
-            return (
-                isinstance(spec, CNasSpec)
-                and images_of(spec) == "clean"
-                and book.searched(spec, images="clean", ops=ops)
-            )
-
-        points = points_of(runs, "top1_pct", confidence=confidence, at_zero=True, wanted=wanted)
+        wanted = [
+            run
+            for run in runs
+            if isinstance(run.spec, CNasSpec)
+            and run.spec.images == "clean"
+            and book.searched(run.spec, images="clean", ops=ops)
+        ]
+        points = points_of(wanted, "top1_pct", confidence=confidence, at_zero=True)
         lines[ops] = sorted(points, key=lambda point: point.latency_ms)
     for theme in THEMES:
         ink = THEMES[theme]["ink"]
@@ -133,71 +129,64 @@ def draw_figure_5(runs: Sequence[PhotoRun], book: Book, out: Path, *, confidence
         axes.set_title("C-NAS by the size of the candidate set", color=ink, fontsize=11)
         if any(lines.values()):
             axes.margins(0.08, 0.12)
-            axes.legend(frameon=False, labelcolor=ink, fontsize=9)
+            figure.legend(loc="lower center", ncols=len(lines), frameon=False, labelcolor=ink, fontsize=9)
         else:
             _say_nothing(axes, ink)
-        figure.tight_layout()
+        figure.tight_layout(rect=(0, 0.07, 1, 1))
         _save(figure, out, "figure_5", theme)
 
 
-def draw_figure_6(runs: Sequence[PhotoRun], out: Path, *, confidence: float, reference_file: Path) -> None:
+def draw_figure_6(rows_of: Mapping[str, Sequence[Row]], out: Path, *, confidence: float, reference_file: Path) -> None:
     """
     Write `figure_6_{light,dark}.{svg,png}`: top-1 of classifiers on clean photos as in the paper; then top-1 and PSNR of Table 3's models
     on noisy ones, ours and, hollow and on axes of their own, the paper's.
     """
 
-    def clean(spec: PhotoModelSpec) -> bool:
-        return images_of(spec) == "clean"
-
-    def noisy(spec: PhotoModelSpec) -> bool:
-        return images_of(spec) == "noisy"
+    def points(rows: Sequence[Row], quantity: str, *, at_zero: bool = False) -> list[Point]:
+        return points_of(_named(rows), quantity, confidence=confidence, at_zero=at_zero)
 
     here, there = "measured latency (ms), this device", "latency (ms), GeForce RTX 3090"
+    compared = [row for row in rows_of[CLEAN] if row.group == _COMPARED]
+    clean, noisy = compared if any(row.runs for row in compared) else rows_of[CLEAN], rows_of["3"]
+    ours, theirs = "Noisy photos, ours", "Noisy photos, the paper's Table 3"
     panels: list[tuple[str, str, list[Point], str]] = [
-        (
-            "Classifiers on clean photos, ours",
-            "top-1 (%)",
-            points_of(runs, "top1_pct", confidence=confidence, at_zero=True, wanted=clean),
-            here,
-        ),
-        (
-            "Noisy photos, ours",
-            "top-1 (%)",
-            points_of(runs, "top1_pct", confidence=confidence, at_zero=False, wanted=noisy),
-            here,
-        ),
-        ("Noisy photos, the paper's Table 3", "top-1 (%)", paper_points(reference_file, "accuracy_pct"), there),
-        (
-            "Noisy photos, ours",
-            "PSNR (dB)",
-            points_of(
-                runs, "psnr_db", confidence=confidence, at_zero=False, wanted=lambda spec: task_of(spec) != "classify"
-            ),
-            here,
-        ),
-        ("Noisy photos, the paper's Table 3", "PSNR (dB)", paper_points(reference_file, "psnr_db"), there),
+        ("Classifiers on clean photos, ours", "top-1 (%)", points(clean, "top1_pct", at_zero=True), here),
+        (ours, "top-1 (%)", points(noisy, "top1_pct"), here),
+        (theirs, "top-1 (%)", paper_points(reference_file, "accuracy_pct"), there),
+        (ours, "PSNR (dB)", points(noisy, "psnr_db"), here),
+        (theirs, "PSNR (dB)", paper_points(reference_file, "psnr_db"), there),
     ]
     for theme in THEMES:
         ink = THEMES[theme]["ink"]
         figure = new_figure((15.6, 9.4), theme)
-        cells = (1, 2, 3, 5, 6)
-        for cell, (title, quantity, points, latency) in zip(cells, panels, strict=True):
+        drawn: list[tuple[Axes, list[Point]]] = []
+        for cell, (title, quantity, found, latency) in zip((1, 2, 3, 5, 6), panels, strict=True):
             axes: Axes = figure.add_subplot(2, 3, cell)
             style_axes(axes, theme)
             axes.set_title(title, color=ink, fontsize=11)
             axes.set_xlabel(latency)
             axes.set_ylabel(quantity)
-            if points:
-                _draw_points(axes, points, theme)
+            if found:
+                _draw_points(axes, found)
             else:
                 _say_nothing(axes, ink)
+            drawn.append((axes, found))
         legend = figure.add_subplot(2, 3, 4)
         legend.set_axis_off()
         legend.legend(*_key(ink), loc="center", frameon=False, labelcolor=ink, fontsize=10, labelspacing=0.9)
         figure.tight_layout(w_pad=2.5, h_pad=2.5)
-        for axes in figure.axes:
-            _label_points(axes, ink)
+        for axes, found in drawn:
+            label_points(axes, [(point.label, point.latency_ms, point.value) for point in found], ink)
         _save(figure, out, "figure_6", theme)
+
+
+def _named(rows: Sequence[Row]) -> list[PhotoRun]:
+    """Return the models of the rows under the rows' names; random subnets bear the name `random` alone, further models none."""
+    return [
+        replace(row.run, label="random" if is_random(row.run.spec) else row.label)
+        for row in rows
+        if row.run is not None and row.group != FURTHER
+    ]
 
 
 def _levels(run: PhotoRun, quantity: str) -> np.ndarray | None:
@@ -214,8 +203,7 @@ def _draw_line(axes: Axes, points: Sequence[Point], *, color: str, label: str) -
     axes.errorbar(latencies, values, yerr=errors, color=color, marker="o", ms=6, lw=1.8, capsize=3, label=label)
 
 
-def _draw_points(axes: Axes, points: Sequence[Point], theme: str) -> None:
-    ink = THEMES[theme]["ink"]
+def _draw_points(axes: Axes, points: Sequence[Point]) -> None:
     for point in points:
         color = _OURS if point.searched else _OTHERS
         axes.errorbar(
@@ -229,65 +217,15 @@ def _draw_points(axes: Axes, points: Sequence[Point], theme: str) -> None:
             mew=1.5,
             lw=1.2,
             capsize=3,
-            gid=point.label,
         )
     axes.margins(0.16, 0.14)
-    axes.tick_params(colors=ink)
-
-
-def _label_points(axes: Axes, ink: str) -> None:
-    """Write each point's name where it covers no other name or point: above, below, right or left of it, at growing distance."""
-    named = [
-        (str(line.get_gid()), *axes.transData.transform((line.get_xdata()[0], line.get_ydata()[0])))
-        for line in axes.lines
-        if line.get_gid() and line.get_marker() not in ("_", "|", "None")
-    ]
-    frame = axes.get_window_extent()
-    taken = [(x - 6, y - 6, x + 6, y + 6) for _, x, y in named]
-    for label, x, y in sorted(named, key=lambda item: item[1:]):
-        width, height = 5.6 * len(label), 12.0
-        spots = [
-            (x + dx * (width / 2 + 9 * reach) if dx else x, y + dy * (14 * reach))
-            for reach in (1.0, 1.8, 2.6, 3.4, 4.2)
-            for dx, dy in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, 1), (1, -1), (-1, -1))
-        ]
-
-        def box(
-            spot: tuple[float, float], width: float = width, height: float = height
-        ) -> tuple[float, float, float, float]:
-            return spot[0] - width / 2, spot[1] - height / 2, spot[0] + width / 2, spot[1] + height / 2
-
-        def cost(spot: tuple[float, float]) -> float:
-            left, low, right, high = box(spot)
-            outside = (
-                max(frame.x0 - left, 0) + max(right - frame.x1, 0) + max(frame.y0 - low, 0) + max(high - frame.y1, 0)
-            )
-            covered = sum(_overlap(box(spot), other) for other in taken)
-            return 50 * outside + covered
-
-        best = min(spots, key=cost)
-        taken.append(box(best))
-        where = axes.transData.inverted().transform(best)
-        line = (
-            {"arrowstyle": "-", "color": ink, "alpha": 0.35, "lw": 0.7}
-            if abs(best[1] - y) + abs(best[0] - x) > 40
-            else None
-        )
-        at = axes.transData.inverted().transform((x, y))
-        axes.annotate(
-            label, xy=tuple(at), xytext=tuple(where), color=ink, fontsize=8, ha="center", va="center", arrowprops=line
-        )
-
-
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    return max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
 
 
 def _key(ink: str) -> tuple[list[Line2D], list[str]]:
     entries: Mapping[str, Line2D] = {
         **{
             name: Line2D([], [], color=ink, marker=_MARKS[name], ls="", ms=8)
-            for name in (CLASSIFIER, DENOISER, INTEGRATED, "sequential")
+            for name in (CLASSIFIER, DENOISER, INTEGRATED, SEQUENTIAL)
         },
         "net of the search space": Line2D([], [], color=_OURS, marker="o", ls="", ms=8),
         "other net": Line2D([], [], color=_OTHERS, marker="o", ls="", ms=8),

@@ -72,7 +72,7 @@ def tabulate_photos(settings: PhotoTables, sources: PhotoSources, out: Path) -> 
         compared = compared_searches(settings, searches)
         draw_figure_4({beta: [course_of(run) for run in found] for beta, found in compared.items()}, figures)
         draw_figure_5(runs, book, figures, confidence=confidence)
-        draw_figure_6(runs, figures, confidence=confidence, reference_file=sources.reference)
+        draw_figure_6(rows_of, figures, confidence=confidence, reference_file=sources.reference)
         draw_figure_8(shown, figures)
         report.update(2, "figures")
         page = Report(

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dcnas_schema.params import Params
 from dcnas_schema.photo_models import (
     DCNasSeqSpec,
     DCNasSpec,
@@ -25,7 +26,7 @@ TWO_MODELS = "two models"
 """Kind of a row of a separate denoiser beside a separate classifier."""
 TABLES = ("2", "3", "4", "5", "6", CLEAN)
 _WITH_RANDOM = ("2", "3", "4", "5")
-"""Tables of searched nets, in which the protocol asks for a random subnet of equal predicted latency."""
+"""Tables of searched nets, in which the protocol asks for a random subnet of equal predicted latency: shown as left out if need be."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,20 @@ class PhotoTables:
     searches: Mapping[str, SearchSpec]
     run_searches: Sequence[str]
     search_seeds: Sequence[int]
+
+    @classmethod
+    def of(cls, params: Params) -> "PhotoTables":
+        """Return what they take from `params`."""
+        return cls(
+            preset=params.preset,
+            confidence=params.tabulate.confidence,
+            models=params.photo_models,
+            run_models=params.photo_runs.models,
+            seeds=params.photo_runs.seeds,
+            searches=params.searches,
+            run_searches=params.search_runs.searches,
+            search_seeds=params.search_runs.seeds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +113,11 @@ def kind_of(spec: PhotoModelSpec) -> str:
     return {"classify": CLASSIFIER, "denoise": DENOISER, "both": INTEGRATED}[task_of(spec)]
 
 
+def is_random(spec: PhotoModelSpec) -> bool:
+    """Return whether a model's genotype is drawn at random."""
+    return isinstance(spec, SpaceSpec) and spec.random is not None
+
+
 def labels_of(models: Mapping[str, PhotoModelSpec], book: Book) -> dict[str, str]:
     """Return a name for each model that no other has: the paper's of its first row that fits, else its own."""
     labels: dict[str, str] = {}
@@ -126,7 +146,7 @@ def _paper_rows(table: str, runs: Sequence[PhotoRun], book: Book) -> Iterator[Ro
             reference=paper.reference,
         )
         yield row
-        for subnet in _random_rows(row, runs) if table in _WITH_RANDOM else ():
+        for subnet in _random_rows(row, runs):
             random_rows += 1
             yield subnet
         if table == "3" and (number + 1 == len(rows) or rows[number + 1].group != paper.group):
@@ -182,7 +202,9 @@ def _home_of(spec: PhotoModelSpec, book: Book) -> str:
     if isinstance(spec, DCNasSeqSpec):
         return "5"
     if isinstance(spec, DCNasSpec):
-        return "6" if spec.decoder != "conv" else "4" if book.size_of(spec) == "M" else "3"
+        search = book.search_of(spec)
+        other_search = search is not None and (search.bound != "classifier" or book.size_of(spec) == "M")
+        return "6" if spec.decoder != "conv" else "4" if other_search else "3"
     return "3"
 
 

@@ -38,7 +38,7 @@ _FIGURE_4 = (
 _FIGURE_5 = "The paper draws this figure without printing its values: only ours are shown."
 _FIGURE_6 = (
     "Filled: ours, on this device and these photos. Hollow, on axes of their own: the figures of the paper's Table 3. Bars: interval over "
-    "seeds. The values of the paper's own Figure 6 (clean photos) are not printed there."
+    "seeds, where there are three or more. The values of the paper's own Figure 6 (clean photos) are not printed there."
 )
 
 

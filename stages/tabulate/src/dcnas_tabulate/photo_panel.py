@@ -2,6 +2,7 @@
 
 import base64
 import html
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ from matplotlib.axes import Axes
 from dcnas_tabulate.drawing import THEMES, new_figure, save_figure
 from dcnas_tabulate.panel import png
 from dcnas_tabulate.paper_rows import CLASSIFIER
-from dcnas_tabulate.photo_layout import TWO_MODELS, PhotoRun, Row
+from dcnas_tabulate.photo_layout import PhotoRun, Row, is_random
 from dcnas_tabulate.photo_records import read_photo_panel
 
-_MOST_MODELS, _MOST_PHOTOS = 6, 6
+_FEWEST_MODELS, _MOST_MODELS, _MOST_PHOTOS = 2, 5, 6
 _PHOTO_PX = 150
 """Width of a photo on the page, in CSS pixels."""
 _LONGEST = 18
@@ -54,15 +55,16 @@ class Shown:
 
 def shown_photos(rows_of: Mapping[str, Sequence[Row]]) -> Shown:
     """
-    Return the models of Figure 8, those of the smallest section of Table 3 that restore, then further ones of it; the first seed of each.
+    Return the models of Figure 8, those of the smallest section of Table 3 that restore, the first seed of each; others of Table 3 too
+    where there are fewer than two.
 
     Each photo is shown at one noise level, the levels of the panel in turn.
     """
-    restoring = [
-        (row.label, row.run)
-        for row in rows_of["3"]
-        if row.run is not None and row.run.paths and row.kind not in (CLASSIFIER, TWO_MODELS)
-    ]
+    rows = [row for row in rows_of["3"] if row.run is not None and row.run.paths and row.kind != CLASSIFIER]
+    rows = [row for row in rows if row.run is not None and not is_random(row.run.spec)]
+    smallest = [row for row in rows if row.group == 0]
+    rows = smallest if len(smallest) >= _FEWEST_MODELS else [*smallest, *(row for row in rows if row.group != 0)]
+    restoring = [(row.label, row.run) for row in rows if row.run is not None]
     restoring = [
         (label, run) for label, run in restoring if read_photo_panel(run.paths[0])[0][0]["restored"] is not None
     ]
@@ -74,8 +76,8 @@ def shown_photos(rows_of: Mapping[str, Sequence[Row]]) -> Shown:
     images = sorted({image for image, _ in found[0]})
     sigmas = sorted({sigma for _, sigma in found[0]})
     wanted = [(image, sigmas[number % len(sigmas)]) for number, image in enumerate(images)][:_MOST_PHOTOS]
-    rows = tuple(tuple(one[key] for one in found) for key in wanted if all(key in one for one in found))
-    return Shown(runs=runs, rows=rows, classes=panels[0][1].classes)
+    shown = tuple(tuple(one[key] for one in found) for key in wanted if all(key in one for one in found))
+    return Shown(runs=runs, rows=shown, classes=panels[0][1].classes)
 
 
 def draw_figure_8(shown: Shown, out: Path) -> None:
@@ -89,7 +91,7 @@ def draw_figure_8(shown: Shown, out: Path) -> None:
                 _show(axes, content, rows[0], theme)
                 axes.set_xlabel(caption, color=THEMES[theme]["ink"], fontsize=8)
                 if i == 0:
-                    axes.set_title(title, color=THEMES[theme]["ink"], fontsize=9)
+                    axes.set_title(textwrap.fill(title, 22), color=THEMES[theme]["ink"], fontsize=9)
                 if j == 0:
                     axes.set_ylabel(f"σ = {rows[0]['sigma']:g}", color=THEMES[theme]["ink"], fontsize=9)
         if not shown.rows:

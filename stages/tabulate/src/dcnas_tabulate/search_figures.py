@@ -137,7 +137,7 @@ def _draw_alphas(axes: Axes, course: Course, theme: str) -> None:
     if course.warmup:
         axes.axvspan(0.5, course.warmup + 0.5, color=THEMES[theme]["ink"], alpha=0.07, lw=0)
     axes.set_xlim(0.5, len(epochs) + 0.5)
-    axes.set_ylim(0, max(1.02 * float(course.alphas.max()), 0.5))
+    axes.set_ylim(0, 1)
     axes.set_title(f"{course.title}\noscillation {course.oscillation:.2f}", color=THEMES[theme]["ink"], fontsize=9)
     axes.set_xlabel("epoch (shaded: weights only)" if course.warmup else "epoch", fontsize=9)
 
