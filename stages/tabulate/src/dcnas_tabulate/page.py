@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dcnas_harness.files import write_text
 from dcnas_schema.params import Params
+from dcnas_schema.provenance import Provenance
 from dcnas_tabulate.drawing import inline_svg
 from dcnas_tabulate.layout import Run
 from dcnas_tabulate.notes import accepted_lines, card_items, cards, data_note, doubts, protocol_lines, reading
@@ -60,19 +61,28 @@ def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out
         list_html(line.split(": ", 1) for line in protocol_lines(runs)),
         *(f"<h2>Device: {html.escape(card.name)}</h2>{list_html(card_items(card))}" for card in cards(runs)),
         "<h2>Provenance</h2>",
-        list_html(_provenance_items(runs)),
+        list_html(provenance_items([m.provenance for run in runs for m in run.metadata], "table_1")),
     ]
+    write_html(out / "index.html", f"dcnas: {params.preset}", parts, style=PANEL_STYLE)
+
+
+def write_html(path: Path, title: str, parts: Iterable[str], *, style: str = "") -> None:
+    """
+    Write a page of `parts`, which are HTML; empty ones are left out.
+
+    Args:
+        style: Further rules, behind those that every page has.
+    """
     body = "\n".join(part for part in parts if part)
     write_text(
-        out / "index.html",
+        path,
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
-        f"<title>dcnas: {html.escape(params.preset)}</title>\n<style>{_STYLE}{PANEL_STYLE}</style>\n"
-        f"</head>\n<body>\n{body}\n</body>\n</html>\n",
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n",
     )
 
 
-def _provenance_items(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    records = [metadata.provenance for run in runs for metadata in run.metadata]
+def provenance_items(records: Sequence[Provenance], table: str) -> list[tuple[str, str]]:
+    """Return what the page says of where its figures come from; `table` is one whose cells can be checked."""
     commits = sorted({record.commit or "not a git checkout" for record in records})
     dirty = sorted({path for record in records for path in record.dirty or ()})
     versions = {
@@ -83,11 +93,21 @@ def _provenance_items(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("changed since the commit", ", ".join(dirty) or "nothing"),
         ("seeds", ", ".join(sorted({str(record.seed) for record in records}))),
         ("versions", ", ".join(f"{name} {' or '.join(found)}" for name, found in versions.items())),
-        ("to check a cell", "dcnas audit results/table_1 --cell 'ROW,COLUMN'"),
+        ("to check a cell", f"dcnas audit results/{table} --cell 'ROW,COLUMN'"),
     ]
 
 
 def _table_html(params: Params, table: Table) -> str:
+    notes = [
+        reading(params, table),
+        doubts(table),
+        *(f"{line[:1].upper()}{line[1:]}." for line in accepted_lines(table)),
+    ]
+    return table_html(table, notes)
+
+
+def table_html(table: Table, notes: Iterable[str]) -> str:
+    """Return a table with its heading, and below it the notes that are not empty."""
     columns = table.layout.columns
     kinds = ["paper" if c.reducer == "reference" else "text" if c.reducer == "paths" else "" for c in columns]
     head = "".join(f"<th class='{kind}'>{html.escape(c.title)}</th>" for kind, c in zip(kinds, columns, strict=True))
@@ -100,11 +120,6 @@ def _table_html(params: Params, table: Table) -> str:
         rows.append(f"<tr>{''.join(cells)}</tr>")
     body = "".join(rows) or "<tr><td>No model of this kind is in runs.models.</td></tr>"
     heading = f"<h2>{html.escape(table.layout.title)}</h2>"
-    notes = [
-        reading(params, table),
-        doubts(table),
-        *(f"{line[:1].upper()}{line[1:]}." for line in accepted_lines(table)),
-    ]
     below = "".join(f"<p class=note>{html.escape(note)}</p>" for note in notes if note)
     return f"{heading}<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{below}"
 
