@@ -53,7 +53,9 @@ def test_bad_parameters_are_named(fresh_once: Path, changed: Changed, in_process
 
 
 @pytest.mark.parametrize("door", [["dcnas", "params"], ["dcnas", "flow", "run"], STAGE], ids=" ".join)
-def test_every_door_refuses_bad_parameters(fresh_once: Path, changed: Changed, command: Command, door: list[str]) -> None:
+def test_every_door_refuses_bad_parameters(
+    fresh_once: Path, changed: Changed, command: Command, door: list[str]
+) -> None:
     """What `make repro` runs first, the flow, and a stage as a process of its own end alike, before anything is written."""
     old, new, expected = CASES["unknown key"]
     with changed(fresh_once / "params.yaml") as parameters:

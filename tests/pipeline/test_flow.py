@@ -37,7 +37,11 @@ def test_the_flow_gives_the_bytes_of_dvc_repro(smoke: Path, tmp_path: Path, comm
     assert first.returncode == 0, first.stdout + first.stderr
     expected = locked(smoke)
     assert locked(clone) == {name: expected[name] for name in FIRST}
-    for folder in ("data/retrain", "data/evaluate", ".dvc/cache/files"):  # not .dvc/cache/runs: the tables are not restored
+    for folder in (
+        "data/retrain",
+        "data/evaluate",
+        ".dvc/cache/files",
+    ):  # not .dvc/cache/runs: the tables are not restored
         shutil.copytree(smoke / folder, clone / folder, dirs_exist_ok=True)
     others = {name: entry for name, entry in expected.items() if name != "tabulate"}
     with (clone / "dvc.lock").open("w") as file:
