@@ -26,7 +26,7 @@ WEIGHTS = "data/retrain/dcnet_reduced_integrated/0/weights.safetensors"
 ITEM = ["--model", "dcnet_reduced_integrated", "--seed", "0"]
 SCENES = "--scenes=data/generate_data/digits"
 OUT = "--out=data/retrain/dcnet_reduced_integrated/0"
-EPOCHS = 40
+EPOCHS = 12
 """So many that a kill after the first ones falls into the training."""
 
 Start = Callable[[list[str], Path], "subprocess.Popen[str]"]
@@ -79,7 +79,7 @@ def wait_for(condition: Callable[[], object], seconds: float) -> bool:
     while time.monotonic() < end:
         if condition():
             return True
-        time.sleep(0.05)
+        time.sleep(0.01)
     return False
 
 
@@ -118,6 +118,7 @@ def test_a_killed_dvc_takes_the_trainer_along_and_the_next_goes_on(
     dvc = start(["dvc", "repro", RETRAIN], trained)
     assert wait_for(lambda: epochs_done(trained) > 0, 60)
     (first,) = trainers(trained)
+    os.kill(first, signal.SIGSTOP)  # not done yet when the second one has been asked
     second = in_process(retrain, *ITEM, SCENES, OUT, cwd=trained)
     os.kill(dvc.pid, signal.SIGKILL)
     dvc.wait()  # a zombie's pid still exists, and dvc would take it for a living owner of its locks

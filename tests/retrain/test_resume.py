@@ -54,8 +54,9 @@ assert os.waitpid(run("undisturbed"), 0)[1] == 0
 duration = time.monotonic() - began
 chance = random.Random(0)
 result = []
-for chain in range(3):
-    ends = []
+while sum(len(ends) - 1 for ends in result) < 5:
+    chain, ends = len(result), []
+    assert chain < 12, result
     while not ends or ends[-1] != 0:
         assert len(ends) < 40, ends
         child = run(f"killed {chain}")
@@ -84,9 +85,8 @@ def test_a_killed_run_ends_with_the_bits_of_the_undisturbed(
     assert done.returncode == 0, done.stderr
     chains = json.loads(done.stdout)
     kills = [end for chain in chains for end in chain if end != 0]
-    assert len(kills) >= 4, f"too few kills fell into the run: {chains}"
     assert set(kills) <= {-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, 130, 143}
-    for chain in range(3):
+    for chain in range(len(chains)):
         for file in ("weights.safetensors", "log.parquet"):
             killed, undisturbed = (tmp_path / "outs" / name / file for name in (f"killed {chain}", "undisturbed"))
             assert sha256_of(killed) == sha256_of(undisturbed), killed
