@@ -195,7 +195,7 @@ def test_the_command_chooses_and_says_what_it_read(
     ]  # fmt: skip
     made = json.loads((out / "provenance.json").read_bytes())
     assert made["stage"] == "choose_genotypes"
-    assert list(made["inputs"]) == [str(derived / "small/5/genotype.json"), str(tiny_profile)]
+    assert set(made["inputs"]) == {str(derived / "small/5/genotype.json"), str(tiny_profile)}
 
 
 def test_predictions_are_the_predictors(predictor: tuple[Predictor, LatencySetting]) -> None:

@@ -238,11 +238,10 @@ def test_a_value_above_its_range_is_refused(key: str, refused: Callable[[Any], s
         ("photo_runs.models", ["unet_s", "unet_s"], ["photo_runs", "models repeat", "unet_s"]),
         ("photo_runs.models", ["dc_nas_m"], ["photo_models.dc_nas_m", "'noisy_m'", "search_runs.searches leaves out"]),
         ("photo_runs.models", ["dc_random_m"], ["photo_models.dc_random_m", "'noisy_m'", "leaves out"]),
-        ("photo_models.dc_nas_m.search", "noisy_n", ["photo_models.dc_nas_m", "'noisy_n'", "did you mean 'noisy_m'"]),
+        ("photo_models.dc_nas_m.search", "nosy_m", ["photo_models.dc_nas_m", "'nosy_m'", "did you mean 'noisy_m'"]),
         ("photo_models.dc_nas_s.kind", "dc_nass", ["photo_models.dc_nas_s", "dc_nass", "dc_nas_seq"]),
         ("search_runs.searches", ["noisy_t"], ["search_runs.searches", "'noisy_t'", "did you mean 'noisy_s'"]),
         ("search_runs.seeds", [1, 1], ["search_runs", "seeds repeat", "[1, 1]"]),
-        ("profile_latency.ops", 4, ["searches.", "ops is 8", "the 4 that profile_latency.ops covers"]),
         (
             "searches.noisy_s.target",
             {"relative": 1.0, "to": "resnet18"},
@@ -293,6 +292,15 @@ def test_the_paper_preset_is_the_papers_second_half() -> None:
     assert (search.sigma, paper.photo_noise.highest) == (1.0, 1.0)
     assert paper.photo_runs.seeds == paper.search_runs.seeds == (0, 1, 2)
     assert {paper.searches[name].ops for name in paper.search_runs.searches} == {4, 6, 8}
+
+
+@pytest.mark.parametrize("key", ["searches.noisy_s.ops", "photo_models.dc_random_s.random.ops"])
+def test_ops_that_the_profile_does_not_cover_are_refused(key: str, refused: Callable[[Any], str]) -> None:
+    """A search or a draw among more ops than the latency table has is refused with both keys."""
+    values = changed(tuple(key.split(".")), 8)
+    values["profile_latency"]["ops"] = 6
+    message = refused(values)
+    assert f"{key} is 8, more than the 6 that profile_latency.ops covers" in message
 
 
 def test_both_loss_weights_zero_are_refused(refused: Callable[[Any], str]) -> None:
