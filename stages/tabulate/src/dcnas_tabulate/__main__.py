@@ -11,7 +11,7 @@ Takes:  params.yaml (preset, tabulate; runs, models, generate_data; of photos ph
         search.parquet and genotype.json of every search and seed, and the photo set
 Expect: table_1, table_7, table_8 (.md .csv .parquet .cells.json), figures/, curves/, metrics.json, index.html, with --profile also
         latency.md and latency.csv; of photos table_2 to table_6, table_clean and searches (the same four forms), figures 4, 5, 6 and 8
-        in figures/, curves_photos/, photos_metrics.json, photos.html; same records, same bytes
+        in figures_photos/, curves_photos/, photos_metrics.json, photos.html; same records, same bytes
 """
 
 import argparse

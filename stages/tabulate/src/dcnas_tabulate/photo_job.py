@@ -68,7 +68,7 @@ def tabulate_photos(settings: PhotoTables, sources: PhotoSources, out: Path) -> 
         write_json(out / "photos_metrics.json", _metrics(tables, searches, search_table))
         write_photo_curves(runs, out / "curves_photos")
         report.update(1, "tables")
-        shown, figures = shown_photos(rows_of), out / "figures"
+        shown, figures = shown_photos(rows_of), out / "figures_photos"
         compared = compared_searches(settings, searches)
         draw_figure_4({beta: [course_of(run) for run in found] for beta, found in compared.items()}, figures)
         draw_figure_5(runs, book, figures, confidence=confidence)
