@@ -57,11 +57,11 @@ class Report:
 
 
 def write_photo_page(report: Report, out: Path) -> None:
-    """Write `photos.html` into `out`, with the figures that stand in `out`/figures inside."""
+    """Write `photos.html` into `out`, with the figures that stand in `out`/figures_photos inside."""
     settings, runs = report.settings, report.runs
     tables = {table.number: _table(report, table) for table in report.tables}
     figures = {
-        name: f"<h2>{html.escape(title)}</h2>{drawing(out / 'figures', name, title)}"
+        name: f"<h2>{html.escape(title)}</h2>{drawing(out / 'figures_photos', name, title)}"
         for name, title in _FIGURES.items()
     }
     provenances = [m.provenance for run in runs for m in run.metadata]
