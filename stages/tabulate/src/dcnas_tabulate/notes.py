@@ -195,4 +195,4 @@ def _sizes(sizes: Iterable[tuple[int, int]]) -> str:
 
 def either(values: Iterable[object]) -> str:
     """Return the different values, each once, in order."""
-    return " or ".join(str(value) for value in sorted(set(values), key=lambda value: (str(type(value)), value)))  # type: ignore[arg-type,return-value] # one type each
+    return " or ".join(str(value) for value in sorted(set(values), key=lambda value: (str(type(value)), value)))

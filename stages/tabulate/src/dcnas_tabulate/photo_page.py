@@ -100,7 +100,7 @@ def _table(report: Report, table: PhotoTable) -> str:
 def _predictor(profile: ProfileMetadata) -> str:
     """Return how well the latency profile predicts held-out whole nets: what the targets are to be trusted by."""
     setting = profile.setting
-    items = [
+    items: list[tuple[str, str]] = [
         (
             one.kind,
             f"off by {one.mape_pct:.2f} % in the mean (bias {one.bias_pct:+.2f} %, worst {one.worst_pct:.2f} %) on {one.nets} held-out "
