@@ -99,15 +99,16 @@ def photo_loop(
     """Return the steps on photographs: shuffled, augmented, with noise of sigma from U[0, 1], normalised."""
     device = execution.device
     order, draws = torch.Generator().manual_seed(0), torch.Generator(device).manual_seed(0)
-    batches, normalize = _endless(store, batch, RandomView(view, draws=draws, order=order), order), Normalizer(device)
+    batches, normalize = (
+        _endless(store, batch, RandomView(view, draws=draws, order=order), order),
+        Normalizer(device, execution.torch_format),
+    )
 
     def steps(count: int) -> None:
         losses = []
         for _ in range(count):
             one = next(batches)
-            noisy, _ = add_uniform_noise(
-                one.clean, 1.0, generator=draws, clip=False, memory_format=execution.torch_format
-            )
+            noisy, _ = add_uniform_noise(one.clean, 1.0, generator=draws, clip=False)
             losses.append(step(normalize(noisy), one.clean, one.labels))
         assert torch.stack(losses).isfinite().all(), "a benchmark must train"
 

@@ -124,6 +124,17 @@ def tiny_scenes(tiny_params: Callable[..., Params], tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
+def simulated_profile(tiny_params: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The latency profile of the simulated device with the tiny parameters; tests must leave it as it is."""
+    from dcnas_profile_latency.job import Settings, profile_job
+
+    params, folder = tiny_params(), tmp_path_factory.mktemp("simulated")
+    settings = Settings(device=params.device, profile_latency=params.profile_latency)
+    profile_job(settings, folder / "profile.parquet", folder / "scratch")
+    return folder / "profile.parquet"
+
+
+@pytest.fixture(scope="session")
 def start() -> Callable[..., subprocess.Popen[str]]:
     """A function that starts this Python with arguments, as no child of DVC, its output caught."""
 
@@ -291,7 +302,6 @@ def _latency(median_ms: float, noise: Sequence[str]) -> MeasuredLatency:
 
 
 PHOTO_SETTINGS: dict[str, Any] = {
-    "device": {"kind": "cpu", "threads": 1},
     "photo_view": {
         "size": 32,
         "scale": [0.5, 1.0],
@@ -302,13 +312,26 @@ PHOTO_SETTINGS: dict[str, Any] = {
         "memory_mb": 100,
     },
     "photo_noise": {"highest": 1.0, "sigmas": [0.0, 0.25, 0.5], "clip": False},
+    "search_runs": {"searches": ["small"], "seeds": [5]},
+    "searches": {
+        "small": {
+            "ops": 4,
+            "beta": "removed",
+            "images": "clean",
+            "loss": "classification",
+            "bound": "classifier",
+            "target": {"ms": 1.0},
+            "width_multiple": 8,
+        }
+    },
+    "photo_runs": {"models": ["searched", "random", "dc_nas", "unet_s"], "seeds": [0]},
     "photo_models": {
         "dc_nas": {"kind": "dc_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}},
         "d_nas": {"kind": "d_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}},
         "c_nas": {"kind": "c_nas", "uniform": {"op": "k3_e3", "expand_ratio": 2.0}, "images": "clean"},
         "searched": {"kind": "c_nas", "search": "small"},
         "random": {"kind": "c_nas", "random": {"like": "small", "ops": 4, "tolerance_pct": 5.0}},
-        "resnet18": {"kind": "resnet18"},
+        "mobilenet": {"kind": "mobilenet_v3_small"},
         "dcnet_s": {"kind": "dc_net", "unet": {"depth": 4, "base": 8, "multiplier": 1.5, "convs": 2}},
         "unet_s": {"kind": "unet", "unet": {"depth": 4, "base": 8, "multiplier": 1.5, "convs": 2}},
     },
@@ -343,16 +366,16 @@ PHOTO_SETTINGS: dict[str, Any] = {
         "panel": {"images": 3, "sigmas": [0.5]},
     },
 }
-"""Sections of params.yaml for models on photos, at a size that trains in a second."""
+"""Sections of params.yaml for models on photos, at a size that trains in a second; they take the place of the smoke preset's."""
 PHOTO_CLASSES = ("cat", "dog", "owl")
 
 
 @pytest.fixture(scope="session")
-def write_photo_params() -> Callable[..., Path]:
-    """A function that writes the tiny sections for photos, with changes, to a file and returns its path."""
+def write_photo_params(raw_params: Callable[..., dict[str, Any]]) -> Callable[..., Path]:
+    """A function that writes the tiny parameters with sections for photos of their own, with changes, to a file and returns its path."""
 
     def write(path: Path, changes: Mapping[str, Any] | None = None) -> Path:
-        values = copy.deepcopy(PHOTO_SETTINGS)
+        values = {**raw_params(), **copy.deepcopy(PHOTO_SETTINGS)}
         for name, value in (changes or {}).items():
             section = values
             *above, last = name.split(".")

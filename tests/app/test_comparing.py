@@ -1,26 +1,23 @@
 """Two profiles side by side: what differs comes first, matched parts have right ratios, and nothing is compared that only one knows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dcnas_app import comparing
 from dcnas_app.comparing import Profile, compare_profiles, differences, matched_nets, matched_parts, ratio_lines
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_latency.files import write_profile
-from dcnas_profile_latency.job import Settings, profile_job
 from dcnas_schema.latency import Entry, ProfileMetadata
-from dcnas_schema.params import Params
+from dcnas_tabulate.drawing import new_figure
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory: pytest.TempPathFactory, tiny_params: Callable[..., Params]) -> Profile:
+def profile(simulated_profile: Path) -> Profile:
     """A profile of the simulated device."""
-    params, folder = tiny_params(), tmp_path_factory.mktemp("profile")
-    settings = Settings(device=params.device, profile_latency=params.profile_latency)
-    profile_job(settings, folder / "a.parquet", folder / "scratch")
-    return Profile.read(folder / "a.parquet")
+    return Profile.read(simulated_profile)
 
 
 def times(entry: Entry, factor: float) -> Entry:
@@ -176,8 +173,11 @@ def test_profiles_without_a_common_part_are_refused_after_the_differences(
     assert list(tmp_path.glob("picture*")) == []
 
 
-def test_a_noisy_profile_is_named_as_such(profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a profile that failed its gate the first lines say NOISY; of the other they do not."""
+def test_a_noisy_profile_is_named_as_such(
+    profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a profile that failed its gate the first lines say NOISY; of the other they do not; the picture's name is not its own."""
+    monkeypatch.setattr(comparing, "picture", lambda *_: new_figure((1, 1), "light"))
     checks = (profile.metadata.gate.checks[0].model_copy(update={"passed": False}),)
     b = other(profile, **changed(profile.metadata, "gate", checks=checks, allow_noisy=True))
     write_profile(tmp_path / "b.parquet", b.entries, b.metadata)

@@ -128,7 +128,6 @@ def photographs(**changes: object) -> tuple[Tensor, Tensor]:
     how = {
         "generator": torch.Generator().manual_seed(0),
         "clip": False,
-        "memory_format": torch.channels_last,
         **changes,
     }
     return add_uniform_noise(torch.full((600, 3, 16, 16), 0.5), 0.8, **how)  # type: ignore[arg-type] # as named
@@ -144,7 +143,6 @@ def test_photographs_get_a_level_each_from_a_continuum() -> None:
     spread = (noisy - 0.5).flatten(1).std(1)
     assert ((spread / sigma - 1).abs() < 0.15).float().mean() > 0.99
     assert not torch.equal(noisy[:, 0], noisy[:, 1])
-    assert noisy.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_noise_on_photographs_follows_its_generator_and_may_be_clipped() -> None:

@@ -22,10 +22,10 @@ from dcnas_nets.macs import count_macs, count_parameters
 from dcnas_nets.photo_nets import build_photo_net
 from dcnas_retrain.photo_job import PhotoJob as TrainJob
 from dcnas_retrain.photo_job import train_photo_job
+from dcnas_schema.params import Params, load_params
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.photo_models import task_of
 from dcnas_schema.photo_records import PHOTO_PANEL, PHOTO_RECORD, PhotoEvaluationMetadata, PhotoPanelMetadata
-from dcnas_schema.photo_settings import PhotoSettings, load_photo_settings
 from dcnas_training.checkpoints import load_tensors
 from dcnas_training.metrics import psnr_db, ssim_per_image
 
@@ -37,17 +37,15 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def settings(
     tmp_path_factory: pytest.TempPathFactory, write_photo_params: Callable[..., Path]
-) -> Callable[..., PhotoSettings]:
+) -> Callable[..., Params]:
     """A function that gives the tiny settings for photos, with changes."""
     path = tmp_path_factory.mktemp("settings") / "params.yaml"
-    return lambda changes=None: load_photo_settings(
-        write_photo_params(path, {"retrain_photos.epochs": 1, **(changes or {})})
-    )
+    return lambda changes=None: load_params(write_photo_params(path, {"retrain_photos.epochs": 1, **(changes or {})}))
 
 
 @pytest.fixture(scope="module")
 def trained(
-    tiny_photos: Path, settings: Callable[..., PhotoSettings], tmp_path_factory: pytest.TempPathFactory
+    tiny_photos: Path, settings: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """A function that gives the folder of a model trained for an epoch; each is trained once."""
     root = tmp_path_factory.mktemp("trained")
@@ -55,7 +53,7 @@ def trained(
     def folder(model: str) -> Path:
         if not (root / model).exists():
             job = TrainJob(
-                model=model, seed=0, settings=settings(), photos=tiny_photos, genotype=None, profile=None,
+                model=model, seed=0, settings=settings(), photos=tiny_photos, genotype=None,
                 scratch=root / "scratch",
             )  # fmt: skip
             train_photo_job(job, root / model)
@@ -66,7 +64,7 @@ def trained(
 
 @pytest.fixture
 def evaluate(
-    tmp_path: Path, tiny_photos: Path, settings: Callable[..., PhotoSettings], trained: Callable[[str], Path]
+    tmp_path: Path, tiny_photos: Path, settings: Callable[..., Params], trained: Callable[[str], Path]
 ) -> Evaluate:
     """A function that evaluates a model and returns the folder of its outputs."""
 
@@ -97,7 +95,7 @@ def read_panel(folder: Path) -> tuple[list[dict[str, Any]], PhotoPanelMetadata]:
 
 
 def test_the_record_is_what_the_protocol_says(
-    evaluate: Evaluate, trained: Callable[[str], Path], settings: Callable[..., PhotoSettings], tiny_photos: Path
+    evaluate: Evaluate, trained: Callable[[str], Path], settings: Callable[..., Params], tiny_photos: Path
 ) -> None:
     """Level by level PSNR, SSIM, top-1 and top-5 are those computed here, image by image, with noise of (seed, image, level) alone."""
     rows, metadata = read_record(evaluate("dcnet_s"))
@@ -128,7 +126,7 @@ def test_the_record_is_what_the_protocol_says(
 
 @pytest.mark.parametrize("model", ["dc_nas", "unet_s", "c_nas"])
 def test_every_task_has_its_columns_and_the_cost_is_counted(
-    evaluate: Evaluate, settings: Callable[..., PhotoSettings], model: str
+    evaluate: Evaluate, settings: Callable[..., Params], model: str
 ) -> None:
     """Columns of a task that the model lacks are null; MACs and parameters are those of the net at the photos' size and classes."""
     rows, metadata = read_record(evaluate(model))
@@ -145,10 +143,10 @@ def test_every_task_has_its_columns_and_the_cost_is_counted(
 
 def test_the_record_depends_on_nothing_but_its_inputs(evaluate: Evaluate) -> None:
     """Other batch sizes give the same scores to rounding, the same call the same bytes."""
-    first, again = evaluate("dc_nas"), evaluate("dc_nas", out="again")
+    first, again = evaluate("dcnet_s"), evaluate("dcnet_s", out="again")
     for file in ("record.parquet", "panel.parquet"):
         assert sha256_of(first / file) == sha256_of(again / file)
-    one = read_record(evaluate("dc_nas", {"evaluate_photos.batch_size": 1}, out="one"))[0]
+    one = read_record(evaluate("dcnet_s", {"evaluate_photos.batch_size": 1}, out="one"))[0]
     whole = read_record(first)[0]
     for name in ("psnr_db", "ssim", "top1_pct"):
         assert one[name] == pytest.approx(whole[name], rel=1e-5)
@@ -156,7 +154,7 @@ def test_the_record_depends_on_nothing_but_its_inputs(evaluate: Evaluate) -> Non
 
 def test_the_panel_shows_one_photo_of_each_class(evaluate: Evaluate) -> None:
     """The first photos of as many classes as there are, clean, noisy and restored, at the levels asked for."""
-    rows, metadata = read_panel(evaluate("dc_nas"))
+    rows, metadata = read_panel(evaluate("dcnet_s"))
     assert [(row["image"], row["label"], row["sigma"]) for row in rows] == [(0, 0, 0.5), (1, 1, 0.5), (2, 2, 0.5)]
     assert {len(row[name]) for row in rows for name in ("clean", "noisy", "restored")} == {3 * 32 * 32}
     assert metadata.classes == ("cat", "dog", "owl")
@@ -182,7 +180,7 @@ def test_without_a_profile_the_net_is_timed_as_the_parameters_say(evaluate: Eval
 
 
 def test_with_a_profile_measured_and_predicted_are_of_one_setting(
-    evaluate: Evaluate, tiny_profile: Path, settings: Callable[..., PhotoSettings]
+    evaluate: Evaluate, tiny_profile: Path, settings: Callable[..., Params]
 ) -> None:
     """Batch, size and format are the profile's; the prediction is the predictor's; a simulated profile is not compared."""
     metadata = read_record(evaluate("c_nas", TIMED, profile=tiny_profile))[1]

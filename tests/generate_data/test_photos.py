@@ -1,6 +1,5 @@
-"""The pipeline stage generate_data with photographs: its command line, what it says of bad files, and how it ends without a section."""
+"""The pipeline stage generate_data with photographs: its command line, its provenance, what it says of bad files."""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +8,13 @@ from typing import Any
 import pytest
 
 from dcnas_data.photos import read_photos
-from dcnas_generate_data import write_photos
 from dcnas_generate_data.__main__ import main
+from dcnas_generate_data.write_photos import write_photo_splits
+from dcnas_harness.files import sha256_of
 from dcnas_schema.params import digest_of
 from dcnas_schema.photo_params import ParquetColumns, PhotosParams
 from dcnas_schema.photos import PHOTO_SPLITS
-
-Python = Callable[..., subprocess.CompletedProcess[str]]
+from dcnas_schema.provenance import Provenance
 
 
 def params(**changes: Any) -> PhotosParams:
@@ -44,34 +43,39 @@ def test_set_photos_writes_photographs(
     capsys: pytest.CaptureFixture[str],
     write_params: Callable[..., Path],
 ) -> None:
-    """`--set photos` writes the three splits of the section, with their provenance, and says how far it is."""
+    """`--set photos` writes the three splits of its section, their provenance beside them, and says how far it is."""
     section = params()
-    monkeypatch.setattr(write_photos, "photos_section", lambda _params: section)
-    out, file = tmp_path / "out", write_params(tmp_path / "params.yaml")
+    changes = {"generate_data.photos": section.model_dump(mode="json")}
+    out, file = tmp_path / "out", write_params(tmp_path / "params.yaml", changes)
     arguments = ["--set", "photos", "--params", file, "--out", out, "--scratch", tmp_path / "scratch"]
     monkeypatch.setattr(sys, "argv", ["dcnas_generate_data", *map(str, arguments)])
     main()
     assert "generate_data photos (demo): 24/24 done train 12, validation 6, test 6" in capsys.readouterr().out
+    assert [read_photos(out / f"{split}.parquet").metadata.images for split in PHOTO_SPLITS] == [12, 6, 6]
+    made = read_provenance(out)
+    assert (made.stage, made.item, made.seed) == ("generate_photos", "photos", 5)
+    assert made.params_sha256 == digest_of(section)
+
+
+def test_the_splits_are_the_same_bytes_at_another_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What changes from commit to commit stands beside the splits, not in them: nothing below is stale."""
+    from dcnas_lineage import collect
+
+    for commit in ("one", "two"):
+        monkeypatch.setattr(collect, "_git_state", lambda commit=commit: (commit, ()))
+        write_photo_splits(params(), tmp_path / commit)
+    assert [read_provenance(tmp_path / commit).commit for commit in ("one", "two")] == ["one", "two"]
     for split in PHOTO_SPLITS:
-        found = read_photos(out / f"{split}.parquet").metadata.provenance
-        assert (found.stage, found.item, found.seed) == ("generate_data", f"photos/{split}", 5)
-        assert found.params_sha256 == digest_of(section)
+        assert len({sha256_of(tmp_path / commit / f"{split}.parquet") for commit in ("one", "two")}) == 1
 
 
-def test_without_a_section_nothing_is_made(tmp_path: Path, python: Python, write_params: Callable[..., Path]) -> None:
-    """Parameters that name no photographs exit 2 with the key and a remedy."""
-    file = write_params(tmp_path / "params.yaml")
-    done = python(
-        "-m", "dcnas_generate_data", "--set", "photos", "--params", file, "--out", tmp_path / "out", cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert "generate_data.photos" in done.stderr
-    assert "remedy" in done.stderr
-    assert not (tmp_path / "out").exists()
+def read_provenance(folder: Path) -> Provenance:
+    """Return what the set says of its making."""
+    return Provenance.model_validate_json((folder / "provenance.json").read_bytes())
 
 
 def test_refused_files_are_named_on_the_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Count, reasons and the first names go to stderr; the run goes on to the end; a table's own digest is in the provenance."""
+    """Count, reasons and the first names go to stderr; the run goes on to the end; the user's table is in the provenance."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -87,10 +91,9 @@ def test_refused_files_are_named_on_the_console(tmp_path: Path, capsys: pytest.C
     pq.write_table(pa.table({"image": images, "label": [0, 1] * 10}), file)
     columns = ParquetColumns(image="image", label="label", split=None, name=None)
     section = params(source="parquet", files=(str(file),), columns=columns, most=None, most_classes=None)
-    write_photos.write_photo_splits(section, tmp_path / "out")
+    write_photo_splits(section, tmp_path / "out")
     err = capsys.readouterr().err
     assert err.count("not an image") >= 4
     assert "pictures refused" in err
     assert "mine.parquet#1" in err
-    for split in PHOTO_SPLITS:
-        assert list(read_photos(tmp_path / "out" / f"{split}.parquet").metadata.provenance.inputs) == [file.as_posix()]
+    assert list(read_provenance(tmp_path / "out").inputs) == [file.as_posix()]

@@ -41,7 +41,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 def test_the_three_splits_say_what_they_are(tiny_scenes: Path, tiny_params: Callable[..., Params]) -> None:
     """Counts, size, seed, source, range and parameters stand in each file's metadata, and the scenes are there."""
-    params = tiny_params().generate_data
+    params = tiny_params().generate_data.digits
     assert {path.name for path in tiny_scenes.iterdir()} == FILES
     provenance = Provenance.model_validate_json((tiny_scenes / "provenance.json").read_text())
     assert (provenance.stage, provenance.item, provenance.seed) == ("generate_data", "digits", 0)

@@ -71,17 +71,25 @@ def test_the_op_computes_what_it_says(runtime: Any) -> None:
     """The chain of n products ends with the n+1st power of an orthogonal matrix; the streaming product is that of its factors."""
     canary = choose_canary("cpu", runtime=runtime)
     canary.sample()
-    matrix = np.asarray(canary.program._matrix, dtype=np.float64)  # type: ignore[attr-defined]
+    matrix = np.asarray(chain_of(canary)._matrix, dtype=np.float64)
     power = np.linalg.matrix_power(matrix, canary_module._CPU_CHAIN + 1)
     np.testing.assert_allclose(last_product(canary), power, atol=1e-5)
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(len(matrix)), atol=1e-5)
-    left, right, result = map(np.asarray, canary.program._panel)  # type: ignore[attr-defined]
+    panel = chain_of(canary)._panel
+    assert panel is not None
+    left, right, result = map(np.asarray, panel)
     np.testing.assert_allclose(result, left @ right, rtol=1e-3, atol=1e-3)
 
 
 def last_product(canary: Canary) -> Any:
     """Return the result of the chain, of which every other product goes to the same buffer."""
-    return np.asarray(canary.program._buffers[(canary_module._CPU_CHAIN - 1) % 2])  # type: ignore[attr-defined]
+    return np.asarray(chain_of(canary)._buffers[(canary_module._CPU_CHAIN - 1) % 2])
+
+
+def chain_of(canary: Canary) -> canary_module._Chain:
+    """Return what the canary runs."""
+    assert isinstance(canary.program, canary_module._Chain)
+    return canary.program
 
 
 def test_torchs_work_and_onnx_runtimes_have_canaries_of_their_own() -> None:

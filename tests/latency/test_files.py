@@ -1,5 +1,6 @@
 """A latency profile on disk: whole and possible, or refused with the row; and never used for another setting."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import RootModel
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_latency.files import read_profile, require_setting, write_profile
@@ -99,7 +101,7 @@ def metadata(card: DeviceCard, provenance: Callable[..., Provenance]) -> Profile
             worst_error_pct=1.5,
         ),
         calibration=Calibration(
-            scale=kinds, overhead_ms=kinds, spread_pct=1.0, interval_pct=2.5, confidence=0.95, fitted_on=12
+            scale=kinds, overhead_ms=kinds, spread_pct=kinds, interval_pct=kinds, confidence=0.95, fitted_on=12
         ),
         accuracy=tuple(
             Accuracy(
@@ -169,7 +171,7 @@ def test_a_predictor_comes_from_the_file_alone(path: Path) -> None:
     total = sum(table[part] for part in parts)
     found = predictor.predict("dc_nas", parts)
     assert found.ms == pytest.approx(total + 1.0)
-    assert found.high_ms == pytest.approx(1.025 * found.ms)
+    assert found.high_ms == pytest.approx(1.01 * found.ms)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -288,6 +290,34 @@ CHANGES: dict[str, Any] = {
     "classes": 100,
     "threads": 4,
 }
+
+
+def test_a_profile_of_version_1_is_still_read(path: Path, metadata: ProfileMetadata) -> None:
+    """It had one spread and one interval, which were those of every kind of net, and neither canary nor word of levelling."""
+    entries, _ = read_profile(path)
+    old = json.loads(metadata.model_dump_json())
+    old["version"] = 1
+    old["calibration"] |= {"spread_pct": 3.25, "interval_pct": 8.5}
+    del old["canary"], old["protocol"]["levelled"]
+
+    class Old(RootModel[dict[str, Any]]):
+        """What version 1 wrote."""
+
+    batch = pa.RecordBatch.from_pylist([entry.as_row() for entry in entries], schema=ENTRIES)
+    write_parquet(path, with_metadata(ENTRIES, Old(old)), [batch])
+    found = read_profile(path)[1]
+    assert found.version == 1
+    assert found.calibration.spread_pct == dict.fromkeys(NET_KINDS, 3.25)
+    assert found.calibration.interval_pct == dict.fromkeys(NET_KINDS, 8.5)
+    assert (found.canary, found.protocol.levelled) == ((), False)
+
+
+def test_a_profile_of_a_later_version_is_refused(path: Path, metadata: ProfileMetadata) -> None:
+    """What this version cannot know it does not guess."""
+    entries, _ = read_profile(path)
+    write_profile(path, entries, metadata.model_copy(update={"version": 3}))
+    with pytest.raises(CorruptArtefactError, match="metadata that this version cannot read"):
+        read_profile(path)
 
 
 @pytest.mark.parametrize("field", CHANGES)

@@ -1,5 +1,6 @@
 """Which machine this is: a file that stays as it is on the same machine, and tells of another one."""
 
+import hashlib
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ import pytest
 
 from dcnas_harness.errors import CorruptArtefactError, ExitCode, UnfitEnvironmentError
 from dcnas_latency import host, identity
-from dcnas_latency.identity import device_identity, require_this_machine, write_identity
+from dcnas_latency.identity import device_identity, require_named_profile, require_this_machine, write_identity
 from dcnas_latency.nvml import NvmlDevice
 from dcnas_latency.readers import NotGivenError
 
@@ -129,6 +130,56 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
     """Measuring asks for the file and does not make it up."""
     with pytest.raises(CorruptArtefactError, match=r"device\.json does not exist"):
         require_this_machine(tmp_path / "device.json")
+
+
+def test_the_content_of_a_named_profile_is_part_of_the_file(tmp_path: Path) -> None:
+    """Another profile copied to the same path changes the file on which the pipeline depends; the same one does not."""
+    path, named = tmp_path / "device.json", Path("profiles/box.parquet")
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / named).write_bytes(b"one")
+    assert write_identity(path, profile=named, root=tmp_path)
+    assert not write_identity(path, profile=named, root=tmp_path)
+    digest = hashlib.sha256(b"one").hexdigest()
+    assert json.loads(path.read_text()) == {
+        **device_identity(),
+        "profile": {"file": "profiles/box.parquet", "sha256": digest},
+    }
+    (tmp_path / named).write_bytes(b"two")
+    assert write_identity(path, profile=named, root=tmp_path)
+
+
+def test_a_profile_that_changed_since_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taken as it is now, it would be recorded under the digest of what it was; another name and a file without any are refused too."""
+    monkeypatch.chdir(tmp_path)
+    path, named = Path("device.json"), Path("box.parquet")
+    named.write_bytes(b"one")
+    write_identity(path, profile=named)
+    require_named_profile(path, named)
+    for spoil in (
+        lambda: named.write_bytes(b"two"),
+        lambda: write_identity(path, profile=Path("other.parquet")),
+        lambda: write_identity(path),
+        lambda: path.write_text("[]"),
+    ):
+        spoil()
+        with pytest.raises(UnfitEnvironmentError, match=r"does not hold the SHA-256 of box\.parquet") as caught:
+            require_named_profile(path, named)
+        assert "dcnas device" in str(caught.value)
+
+
+def test_a_profile_that_is_missing_is_left_to_the_stage(tmp_path: Path) -> None:
+    """The file says that there is none; who takes it says what is wrong."""
+    path = tmp_path / "device.json"
+    write_identity(path, profile=Path("nowhere.parquet"), root=tmp_path)
+    assert json.loads(path.read_text())["profile"] == {"file": "nowhere.parquet", "sha256": None}
+
+
+def test_measuring_asks_for_a_file_that_names_no_profile(tmp_path: Path) -> None:
+    """Else the measured profile would go stale when the name leaves the file."""
+    path = tmp_path / "device.json"
+    write_identity(path, profile=Path("nowhere.parquet"), root=tmp_path)
+    with pytest.raises(UnfitEnvironmentError, match=": profile differ"):
+        require_this_machine(path)
 
 
 def test_asking_needs_no_torch() -> None:

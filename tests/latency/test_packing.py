@@ -13,7 +13,7 @@ from dcnas_latency.rig import Subject
 from dcnas_schema.genotype import Genotype, block_key, parts_of
 from dcnas_schema.keys import LatencyKey, Part
 from dcnas_schema.sampling import random_genotype
-from dcnas_schema.space import OP_SETS, OPS, PLACES, width_bounds
+from dcnas_schema.space import NET_KINDS, OP_SETS, OPS, PLACES, NetKind, width_bounds
 
 SIZE, CLASSES = 64, 10
 
@@ -103,8 +103,8 @@ def test_points_of_a_shared_curve_get_an_op_that_allows_their_width() -> None:
     assert ops == {32: "k3_e3", 56: "k3_e3", 72: "k3_e6", 128: "k3_e6"}
 
 
-@pytest.mark.parametrize("kind", ["c_nas", "d_nas", "dc_nas"])
-def test_a_whole_net_has_the_parts_of_its_kind(kind: str) -> None:
+@pytest.mark.parametrize("kind", NET_KINDS)
+def test_a_whole_net_has_the_parts_of_its_kind(kind: NetKind) -> None:
     """A random genotype becomes a subject of each kind."""
     genotype = random_genotype(np.random.Generator(np.random.PCG64(1)), ops=OP_SETS[8])
     net = whole_net(genotype, kind, height=50, width=33, classes=7)

@@ -64,13 +64,13 @@ def test_the_calibration_finds_scale_and_overhead_of_each_kind() -> None:
     fit = fitted(*drawn(random(), 4, 0.0))
     assert fit.scale == pytest.approx(SCALE)
     assert fit.overhead_ms == pytest.approx(OVERHEAD_MS)
-    assert fit.interval_pct == pytest.approx(0.0, abs=1e-6)
+    assert fit.interval_pct == pytest.approx(dict.fromkeys(NET_KINDS, 0.0), abs=1e-6)
     assert fit.fitted_on == 12
 
 
-@pytest.mark.parametrize("factor", [0.5, 1.5, 3.0, 10.0])
+@pytest.mark.parametrize("factor", [0.1, 0.5, 1.5, 3.0, 10.0])
 def test_one_wild_net_does_not_move_the_fit(factor: float) -> None:
-    """A net measured at half or ten times its latency moves no prediction by more than a single net's noise, but widens the interval."""
+    """A net measured ten times too fast or too slow moves no prediction by more than one net's noise, but widens its kind's interval."""
     sums, measured = drawn(random(), 20, 0.002)
     calm = fitted(sums, measured)
     measured["d_nas"][3] *= factor
@@ -79,7 +79,26 @@ def test_one_wild_net_does_not_move_the_fit(factor: float) -> None:
         before, after = (fit.scale["d_nas"] * x + fit.overhead_ms["d_nas"] for fit in (calm, wild))
         assert after == pytest.approx(before, rel=0.002)
     assert (wild.scale["c_nas"], wild.overhead_ms["c_nas"]) == (calm.scale["c_nas"], calm.overhead_ms["c_nas"])
-    assert wild.interval_pct > 10 * calm.interval_pct
+    assert wild.interval_pct["d_nas"] > 10 * calm.interval_pct["d_nas"]
+    assert wild.interval_pct["c_nas"] == calm.interval_pct["c_nas"]
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+@pytest.mark.parametrize("wild", range(6))
+def test_of_six_nets_one_may_be_wild(factor: float, wild: int) -> None:
+    """A small profile fits on six nets: whichever of them is off by ten times, the line stays that of the other five."""
+    x = np.array([10.0, 14.0, 19.0, 25.0, 32.0, 40.0])
+    y = (0.9 * x + 1.0) * np.array([1.01, 0.99, 1.0, 1.01, 0.99, 1.0])
+    y[wild] *= factor
+    fit = fitted(dict.fromkeys(NET_KINDS, x), dict.fromkeys(NET_KINDS, y))
+    for at in (10.0, 25.0, 40.0):
+        assert fit.scale["c_nas"] * at + fit.overhead_ms["c_nas"] == pytest.approx(0.9 * at + 1.0, rel=0.05)
+
+
+def test_nets_that_are_all_alike_give_their_ratio() -> None:
+    """One sum over the table for all nets has no slope: what is left is how much slower they are than it."""
+    fit = fitted(dict.fromkeys(NET_KINDS, np.full(4, 10.0)), dict.fromkeys(NET_KINDS, np.full(4, 12.0)))
+    assert fit.scale["c_nas"] * 10.0 + fit.overhead_ms["c_nas"] == pytest.approx(12.0)
 
 
 def test_the_fit_weighs_relative_errors() -> None:
@@ -103,8 +122,25 @@ def test_the_interval_holds_what_it_promises(confidence: float, nets: int) -> No
             x = generator.uniform(10, 40, 50)
             y = (SCALE[kind] * x + OVERHEAD_MS[kind]) * (1 + 0.02 * generator.standard_normal(50))
             predicted = fit.scale[kind] * x + fit.overhead_ms[kind]
-            inside.append(np.abs(y - predicted) <= predicted * fit.interval_pct / 100)
+            inside.append(np.abs(y - predicted) <= predicted * fit.interval_pct[kind] / 100)
     assert float(np.mean(inside)) == pytest.approx(confidence, abs=0.035)
+
+
+def test_each_kind_of_net_has_an_interval_of_its_own() -> None:
+    """One kind four times as noisy as the others: about the promised share of each kind's further nets lies inside its interval."""
+    generator = random()
+    spreads: dict[NetKind, float] = {"c_nas": 0.01, "d_nas": 0.04, "dc_nas": 0.01}
+    inside: dict[NetKind, list[np.ndarray]] = {kind: [] for kind in NET_KINDS}
+    for _ in range(60):
+        sums: Sums = {kind: generator.uniform(10, 40, 6) for kind in NET_KINDS}
+        fit = fitted(sums, {kind: x * (1 + spreads[kind] * generator.standard_normal(6)) for kind, x in sums.items()})
+        for kind, spread in spreads.items():
+            x = generator.uniform(10, 40, 50)
+            predicted = fit.scale[kind] * x + fit.overhead_ms[kind]
+            off = np.abs(x * (1 + spread * generator.standard_normal(50)) - predicted)
+            inside[kind].append(off <= predicted * fit.interval_pct[kind] / 100)
+    for kind in NET_KINDS:
+        assert float(np.mean(inside[kind])) == pytest.approx(0.95, abs=0.05)
 
 
 def test_too_few_nets_to_fit_are_a_bug() -> None:
@@ -118,13 +154,20 @@ def test_a_prediction_is_the_calibrated_sum_with_its_interval() -> None:
     parts = parts_of("c_nas", GENOTYPE, height=64, width=64, classes=10)
     table = LookupTable(dict.fromkeys(parts, 0.25), modulus=8)
     fit = Calibration(
-        scale=SCALE, overhead_ms=OVERHEAD_MS, spread_pct=1.0, interval_pct=4.0, confidence=0.95, fitted_on=12
+        scale=SCALE,
+        overhead_ms=OVERHEAD_MS,
+        spread_pct=dict.fromkeys(NET_KINDS, 1.0),
+        interval_pct={"c_nas": 4.0, "d_nas": 2.0, "dc_nas": 1.0},
+        confidence=0.95,
+        fitted_on=12,
     )
     predictor = Predictor(table, fit)
     found = predictor.predict("c_nas", parts)
     assert found.ms == pytest.approx(0.95 * 0.25 * len(parts) + 0.5)
     assert (found.low_ms, found.high_ms) == pytest.approx((0.96 * found.ms, 1.04 * found.ms))
-    assert predictor.predict("dc_nas", parts).ms == pytest.approx(0.25 * len(parts) + 2.0)
+    joint = predictor.predict("dc_nas", parts)
+    assert joint.ms == pytest.approx(0.25 * len(parts) + 2.0)
+    assert (joint.low_ms, joint.high_ms) == pytest.approx((0.99 * joint.ms, 1.01 * joint.ms))
     with pytest.raises(LatencyKeyMissingError, match="decoder"):
         predictor.predict("d_nas", parts_of("d_nas", GENOTYPE, height=64, width=64, classes=10))
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dcnas_latency.rig import RigSample
-from dcnas_latency.samples import Summary, accept, rejection, summarise
+from dcnas_latency.samples import Summary, rejection, summarise
 
 REFERENCE_MS, BAND_PCT = 1.0, 10.0
 TRUE_MS = 5.0
@@ -62,14 +62,6 @@ def test_a_sample_is_rejected_for_what_disturbed_it(changes: dict[str, Any], rea
     assert rejection(sample(**changes), reference_ms=REFERENCE_MS, band_pct=BAND_PCT) == reason
 
 
-def test_what_is_rejected_is_counted_by_reason() -> None:
-    """The accepted samples come back in their order, the others as counts that add up."""
-    samples = [sample(), sample(canary_ms=3.0), sample(page_faults=2), sample(canary_ms=4.0), sample(total_ms=11.0)]
-    kept, rejected = accept(samples, reference_ms=REFERENCE_MS, band_pct=BAND_PCT)
-    assert kept == [samples[0], samples[4]]
-    assert rejected == {"canary": 2, "page faults": 1}
-
-
 def test_a_summary_holds_the_figures_of_its_samples() -> None:
     """Median over the rounds' medians, least, 90th percentile and spread are those worked out by hand; so is each build's median."""
     values = np.array([[[1.0, 1.0, 4.0], [2.0, 2.0, 2.0]], [[3.0, 3.0, 3.0], [6.0, 5.0, 4.0]]])
@@ -95,6 +87,16 @@ def test_builds_are_compared_by_their_medians() -> None:
     both = np.stack([np.full((4, 3), 4.5), np.full((4, 3), 5.5)], axis=1)
     assert summary_of(both).builds_differ_pct == pytest.approx(20.0)
     assert summary_of(both[:, :1]).builds_differ_pct is None
+
+
+def test_builds_may_be_compared_by_other_times_than_the_figures() -> None:
+    """What was taken out of the figure may be what builds differ by; a build without samples that count is counted as measured."""
+    values, ones = np.full(8, 5.0), np.arange(8)
+    own = np.where(ones % 2, 5.5, 4.5)
+    summary = summarise(values, ones // 2, ones % 2, raw=8, kept=8, build_ms=own)
+    assert (summary.median_ms, summary.builds_ms, summary.builds) == (5.0, (4.5, 5.5), 2)
+    left = summarise(values[:4], ones[:4], np.zeros(4, dtype=np.int64), raw=8, kept=4, measured_builds=2)
+    assert (left.builds, left.builds_differ_pct) == (2, None)
 
 
 @pytest.mark.parametrize("shape", [(20, 1, 4), (20, 2, 2)], ids=["one build", "two builds"])

@@ -212,46 +212,78 @@ def slowed(sample: RigSample, factor: float, *, canary: bool = False) -> RigSamp
     )
 
 
-def test_where_too_few_samples_are_accepted_the_quieter_half_stands() -> None:
-    """Two of eight samples lie in the band: the four with the best canary make the figure, and `kept` says that two were accepted."""
+def test_a_machine_that_is_slower_round_by_round_is_measured_as_in_its_quiet_ones() -> None:
+    """Two of eight samples lie in the band, which `kept` says; what the rounds were slower by is in no figure, the best one's is."""
     found = profiled(Rig(law=Law(), disturb=graded), params({"rounds": 4, "canary_band_pct": 5.0}))
     for entry in found.entries:
         truth = part_ms(Part(entry.key, entry.mid_channels), Law()) * (1 - Law().overlap)
         if entry.raw == 8:
             assert entry.kept == 2
-            assert entry.median_ms == pytest.approx(1.05 * truth)
+        assert entry.median_ms == pytest.approx(truth)
+    for net in found.nets:
+        assert net.measured_ms == pytest.approx(_truth(net, Law()))
     assert {net.kept for net in found.nets} == {2}
     assert found.rejected["canary"] > 0
 
 
-def test_the_quieter_half_is_chosen_by_the_canary_alone() -> None:
-    """Where all canaries are equally bad, the samples taken are not the fastest ones: that would be a bias."""
+def test_phases_of_the_host_cancel_between_table_and_nets() -> None:
+    """
+    A host that is half as slow again for tens of samples at a time, unseen by the canary: every net is predicted within 2 %.
 
-    def by_round(_: int, sample: RigSample) -> RigSample:
-        return slowed(sample, (1.3, 1.1, 1.2, 1.0)[sample.round])
+    Each figure by its own samples would leave entries and nets in conditions of their own.
+    """
+    generator = np.random.Generator(np.random.PCG64(5))
+    slow, left = False, 0
 
-    section = params({"rounds": 4, "builds": 1})
-    found = profiled(Rig(law=Law(), builds=1, disturb=by_round), section, learn=lambda _: 0.1)
-    assert {net.kept for net in found.nets} == {0}
-    law = Law()
-    for net in found.nets:
-        parts = _parts(net, height=224, width=224, classes=100)
-        truth = true_ms(Subject(kind=net.kind, parts=parts, genotype=None), law)
-        assert net.measured_ms == pytest.approx(1.2 * truth)  # the first two of four
+    def in_phases(_: int, sample: RigSample) -> RigSample:
+        nonlocal slow, left
+        if left == 0:
+            slow, left = not slow, int(generator.integers(15, 60))
+        left -= 1
+        return slowed(sample, 1.5 if slow else 1.0)
+
+    law = Law(noise=0.005)
+    found = profiled(Rig(law=law, disturb=in_phases), params({"rounds": 6}))
+    assert max(one.mape_pct for one in found.accuracy) < 1.0
+    assert max(one.worst_pct for one in found.accuracy) < 2.0
+    assert np.abs(errors_pct(found, law)).max() < 4.0
 
 
-def test_few_samples_that_were_all_accepted_are_all_used() -> None:
-    """Three rounds of one build: the median of the three, not the quietest one."""
+def _truth(net: Any, law: Law) -> float:
+    parts = _parts(net, height=224, width=224, classes=100)
+    return true_ms(Subject(kind=net.kind, parts=parts, genotype=None), law)
 
-    def by_round(_: int, sample: RigSample) -> RigSample:
-        return slowed(sample, (1.0, 1.2, 1.1)[sample.round])
 
-    found = profiled(Rig(law=Law(), builds=1, disturb=by_round), params({"rounds": 3, "builds": 1}))
-    for net in found.nets:
-        parts = _parts(net, height=224, width=224, classes=100)
-        truth = true_ms(Subject(kind=net.kind, parts=parts, genotype=None), Law())
-        assert net.measured_ms == pytest.approx(1.1 * truth)
-        assert net.kept == 3
+def test_a_staircase_shows_at_the_widths_held_out() -> None:
+    """
+    Where every begun 64 channels cost as much as 64, points in line with their neighbours end the plan early: its error tells.
+
+    It asks for no further point though entries are left, and is off by more than its tolerance all the same.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Stairs(SimulatedRig):
+        """A device that computes in blocks of 64 channels."""
+
+        def sample(self, build: int, *, round: int, marked: bool, order: Any) -> list[RigSample]:
+            """Return samples of nets whose widths were rounded up."""
+            whole = self.subjects
+            self.subjects = [
+                replace(
+                    one, parts=tuple(Part(p.key, p.mid_channels and -(-p.mid_channels // 64) * 64) for p in one.parts)
+                )
+                for one in whole
+            ]
+            # not super(): a dataclass with slots is made anew, and super() would look in the class from before
+            samples = SimulatedRig.sample(self, build, round=round, marked=marked, order=order)
+            self.subjects = whole
+            return samples
+
+    section = params({"generations": 4, "held_out_widths": 60, "tolerance_pct": 2.0})
+    plan = profiled(Stairs(law=Law(modulus_gain=0.0, launch_ms=0.0)), section).plan
+    assert plan.entries < section.most_entries - 100
+    assert plan.mean_error_pct > section.tolerance_pct
+    assert plan.worst_error_pct > 10.0
 
 
 def test_the_same_seed_gives_the_same_profile() -> None:

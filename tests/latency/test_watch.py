@@ -10,15 +10,8 @@ import pytest
 import torch
 
 from dcnas_harness.errors import ExitCode, UnfitEnvironmentError
-from dcnas_latency.watch import (
-    Watch,
-    foreign_processes,
-    foreign_processes_before_context,
-    processes_now,
-    summarise,
-    throttled,
-    unknown_bits,
-)
+from dcnas_latency.seen import summarise, throttled, unknown_bits
+from dcnas_latency.watch import Watch, foreign_processes, foreign_processes_before_context, processes_now
 from dcnas_schema.provenance import DeviceState
 
 CUDA = torch.device("cuda", 0)

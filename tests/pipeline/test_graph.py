@@ -15,14 +15,26 @@ from dcnas_schema.params import Params, load_params, read_yaml
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 MODELS = ("dcnet_reduced_integrated", "dcnet_reduced_sequential", "unet_s", "classifier_conv_noisy")
-EVERY = {
-    "generate_data",
-    "profile_latency",
-    "tabulate",
-    *(f"{stage}@{model}-0" for stage in ("retrain", "evaluate") for model in MODELS),
+SEARCHES = ("noisy_s", "sink_4_s")
+PHOTO_MODELS = {
+    "dc_nas_s": "noisy_s",
+    "dc_random_s": "noisy_s",
+    "c_nas_4_s_sink": "sink_4_s",
+    "mobilenet_v3_small": None,
+    "unet_s": None,
 }
-RETRAINED = EVERY - {"generate_data", "profile_latency"}
-EVALUATED = {name for name in EVERY if name.startswith("evaluate")} | {"tabulate"}
+"""Model on photos -> the search that it needs."""
+DIGITS = {f"{stage}@{model}-0" for stage in ("retrain", "evaluate") for model in MODELS}
+EVALUATED = {f"evaluate@{model}-0" for model in MODELS} | {"tabulate"}
+SEARCHED = {f"search_supernet@{search}-0" for search in SEARCHES}
+DERIVED = {f"derive_genotype@{search}-0" for search in SEARCHES}
+PHOTOS_RETRAINED = {f"retrain_photos@{model}-0" for model in PHOTO_MODELS}
+PHOTOS_EVALUATED = {f"evaluate_photos@{model}-0" for model in PHOTO_MODELS}
+CHOSEN = {"choose_genotypes"} | PHOTOS_RETRAINED | PHOTOS_EVALUATED
+PHOTOS = SEARCHED | DERIVED | CHOSEN
+EVERY = {"generate_data", "generate_photos", "profile_latency", "tabulate"} | DIGITS | PHOTOS
+RETRAINED = DIGITS | {"tabulate"}
+IDENTITY = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
 
 
 def test_the_graph_makes_every_declared_output(smoke: Path) -> None:
@@ -64,21 +76,43 @@ def expected_reruns(path: tuple[str, ...]) -> set[str]:
     """Return the pipeline stages that a change of the parameter at `path` must rerun: those that read it, and all below."""
     section = path[0]
     if section == "models":
-        return {name for name in EVERY if f"@{path[1]}-" in name} | {"tabulate"}
+        return {name for name in DIGITS if f"@{path[1]}-" in name} | {"tabulate"}
+    if section == "searches":
+        return (
+            {f"{stage}@{path[1]}-0" for stage in ("search_supernet", "derive_genotype")} | CHOSEN
+            if path[1] in SEARCHES
+            else set()
+        )
     return {
         "preset": {"tabulate"},
         "tabulate": {"tabulate"},
-        "generate_data": EVERY - {"profile_latency"},
-        "profile_latency": {"profile_latency", "tabulate"},
-        "device": EVERY - {"generate_data"},
+        "generate_data.digits": RETRAINED | {"generate_data"},
+        "generate_data.photos": PHOTOS | {"generate_photos", "tabulate"},
+        "profile_latency": PHOTOS | {"profile_latency", "tabulate"},
+        "device": EVERY - {"generate_data", "generate_photos"},
         "noise": RETRAINED,
         "retrain": RETRAINED,
         "evaluate": EVALUATED,
-    }[section]
+        "photo_view": PHOTOS_RETRAINED | PHOTOS_EVALUATED,
+        "photo_noise": PHOTOS_RETRAINED | PHOTOS_EVALUATED,
+        "search_supernet": PHOTOS,
+        "derive_genotype": DERIVED | CHOSEN,
+        "photo_models": CHOSEN,
+        "retrain_photos": PHOTOS_RETRAINED | PHOTOS_EVALUATED,
+        "evaluate_photos": PHOTOS_EVALUATED,
+    }[".".join(path[:2]) if section == "generate_data" else section]
 
 
 SMOKE = read_yaml(Path(__file__).resolve().parents[2] / "presets/smoke.yaml")
-CHANGEABLE = [path for path in leaves(SMOKE) if path[0] != "runs"]
+SHOWN = ("c_nas_4_s_sink", "tf_nas_m")
+CHANGEABLE = [
+    path
+    for path in leaves(SMOKE)
+    if path[0] not in ("runs", "photo_runs", "search_runs")
+    and not (path[0] == "photo_models" and path[1] not in SHOWN)
+    and not (path[0] == "searches" and path[1] not in (*SEARCHES, "tf_nas_m"))
+]
+"""All parameters but which runs there are; of the many models and searches that do not run, one stands for all."""
 
 
 def changed(value: object) -> object:
@@ -88,7 +122,7 @@ def changed(value: object) -> object:
     if isinstance(value, (int, float)):
         return value + 1
     if isinstance(value, list):
-        return value[:-1]
+        return value[:-1] or ["x"]
     return f"{value}_"
 
 
@@ -114,11 +148,11 @@ def test_a_changed_parameter_reruns_only_its_readers_and_those_below(
 
 
 def test_an_added_seed_runs_only_the_new_seed(finished_once: Path) -> None:
-    """A second seed trains and evaluates that seed alone, then tabulates."""
+    """A second seed of the models on scenes trains and evaluates that seed alone, then tabulates."""
     parameters = finished_once / "params.yaml"
     before = parameters.read_text()
     try:
-        parameters.write_text(before.replace("seeds: [0]", "seeds: [0, 1]"))
+        parameters.write_text(before.replace("seeds: [0]", "seeds: [0, 1]", 1))
         stale = {step.name for step in plan(finished_once, []).steps if step.stale}
     finally:
         parameters.write_text(before)
@@ -137,16 +171,45 @@ def test_every_parameter_is_read_by_a_stage_of_the_graph(smoke: Path) -> None:
 
 def test_only_what_reads_a_changed_parameter_really_runs(finished: Path, command: Command) -> None:
     """Changing evaluate.noise_seed evaluates and tabulates, trains nothing, and `dvc metrics diff` shows the difference."""
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
     command(["git", "add", "dvc.lock"], finished)
-    assert command(["git", *identity, "commit", "--quiet", "--all", "--message", "run"], finished).returncode == 0
+    assert command(["git", *IDENTITY, "commit", "--quiet", "--all", "--message", "run"], finished).returncode == 0
     parameters = finished / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("noise_seed: 0", "noise_seed: 7"))
+    parameters.write_text(parameters.read_text().replace("noise_seed: 0", "noise_seed: 7", 1))
     done = command(["dvc", "repro"], finished)
     assert done.returncode == 0, done.stderr
     assert set(re.findall(r"Running stage '([^']+)'", done.stdout)) == EVALUATED
     difference = json.loads(command(["dvc", "metrics", "diff", "--json"], finished).stdout)
     assert "unet_s.psnr_db" in difference["results/metrics.json"]
+
+
+def test_another_search_retrains_only_the_models_on_it(finished: Path, command: Command) -> None:
+    """A new target of one search: that search and its models run again; those of the other search and the baselines stay as they are."""
+    parameters = finished / "params.yaml"
+    old = "sink_4_s: {ops: 4, beta: sink, images: clean, loss: classification, bound: classifier, target: {reach: 0.1}"
+    assert old in parameters.read_text()
+    parameters.write_text(parameters.read_text().replace(old, old.replace("0.1", "0.6")))
+    done = command(["dvc", "repro", "evaluate_photos"], finished)
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"Running stage '([^']+)'", done.stdout)) == {
+        "search_supernet@sink_4_s-0",
+        "derive_genotype@sink_4_s-0",
+        "choose_genotypes",
+        "retrain_photos@c_nas_4_s_sink-0",
+        "evaluate_photos@c_nas_4_s_sink-0",
+    }
+
+
+def test_a_commit_alone_retrains_nothing(finished: Path, command: Command) -> None:
+    """Photographs made again at another commit are the same bytes: what was trained on them stays."""
+    assert (
+        command(
+            ["git", *IDENTITY, "commit", "--quiet", "--all", "--allow-empty", "--message", "next"], finished
+        ).returncode
+        == 0
+    )
+    done = command(["dvc", "repro", "--force", "--single-item", "generate_photos"], finished)
+    assert done.returncode == 0, done.stderr
+    assert {step.name for step in plan(finished, ["retrain_photos"]).steps if step.stale} == set()
 
 
 def test_metrics_are_shown(smoke: Path, command: Command) -> None:

@@ -1,8 +1,8 @@
 """One latency profile as a job: interruption and its conditions, the closed gate, a profile of another device, and the device itself."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dcnas_profile_latency import job, sessions
 from dcnas_profile_latency.job import Settings, profile_job, setting_of
 from dcnas_schema.latency import ProfileMetadata
 from dcnas_schema.params import Params
-from dcnas_schema.provenance import DeviceState
+from dcnas_schema.provenance import DeviceCard, DeviceState
 
 FEW = {"profile_latency.ops": 4, "profile_latency.image_size": 32}
 Ask = Callable[..., Settings]
@@ -91,7 +91,7 @@ def put(monkeypatch: pytest.MonkeyPatch, others: dict[str, float | None]) -> Cal
         card = simulated_card(1).model_copy(update={"kind": kind})
 
         def open_rig(_settings: Settings, _setting: object, _scratch: Path, stack: ExitStack) -> Any:
-            return stack.enter_context(machine), card, best_of
+            return job._Opened(rig=stack.enter_context(machine), card=card, learn_canary=best_of)
 
         monkeypatch.setattr(job, "_open_rig", open_rig)
         return machine
@@ -286,6 +286,7 @@ def test_a_profile_of_another_device_is_taken_as_it_is(
     """With `source: file` the output is the file, byte by byte, even where it lies at the output already."""
     metadata = profile(ask(source="file", file=str(foreign)))
     assert metadata == read_profile(foreign)[1]
+    assert metadata.canary == ()  # a formula's clock stands still
     assert (tmp_path / "profile.parquet").read_bytes() == foreign.read_bytes()
     before = foreign.read_bytes()
     profile(ask(source="file", file=str(foreign)), foreign.name)
@@ -307,6 +308,27 @@ def test_a_file_of_another_setting_is_refused(
     with pytest.raises(BadInputError, match=r"batch 1, not 8; height 32, not 64; width 32, not 64"):
         profile(ask(source="file", file=str(foreign), batch=8, image_size=64))
     assert not (tmp_path / "profile.parquet").exists()
+
+
+def test_threads_are_the_other_devices_own(ask: Ask, foreign: Path, profile: Callable[..., ProfileMetadata]) -> None:
+    """How many threads this machine trains with has nothing to do with how many the profiled box runs its nets on."""
+    settings = ask(source="file", file=str(foreign))
+    many = settings.model_copy(update={"device": settings.device.model_copy(update={"threads": 64})})
+    assert profile(many).setting.threads == 1
+
+
+def test_a_provider_that_is_not_named_is_the_other_devices(
+    ask: Ask, foreign: Path, profile: Callable[..., ProfileMetadata]
+) -> None:
+    """A box with TensorRT may be profiled for a pipeline on a machine without; a provider that is named must be the profile's."""
+    entries, metadata = read_profile(foreign)
+    changes = {"runtime": "onnxruntime", "provider": "TensorrtExecutionProvider", "memory_format": "contiguous"}
+    setting = metadata.setting.model_copy(update=changes)
+    write_profile(foreign, entries, metadata.model_copy(update={"setting": setting}))
+    asked = {"source": "file", "file": str(foreign), "runtime": "onnxruntime"}
+    assert profile(ask(**asked, provider=None)).setting == setting
+    with pytest.raises(BadInputError, match="provider 'TensorrtExecutionProvider', not 'CPUExecutionProvider'"):
+        profile(ask(**asked, provider="CPUExecutionProvider"))
 
 
 def test_a_file_that_lacks_some_ops_is_refused(
@@ -360,9 +382,61 @@ def test_many_states_are_thinned_between_first_and_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A long run keeps so many states, the first and the last among them."""
-    monkeypatch.setattr(job, "_STATES_KEPT", 4)
+    monkeypatch.setattr(job, "_POINTS_KEPT", 4)
     put(seen=[DeviceState(load_average=float(number)) for number in range(100)])
     loads = [state.load_average for _, state in profile(real).states]
     assert len(loads) == 4
     assert loads[0] == 0.0
     assert loads == sorted(loads, key=lambda load: load or 0.0)
+
+
+def test_the_canary_over_the_run_is_kept(
+    real: Settings, put: Callable[..., Machine], profile: Callable[..., ProfileMetadata]
+) -> None:
+    """Times in order from the beginning to the end, before and after an interruption, each with the canary of then."""
+    put(stop_at=40)
+    with pytest.raises(KeyboardInterrupt):
+        profile(real)
+    put()
+    metadata = profile(real)
+    seconds = [when for when, _ in metadata.canary]
+    assert 10 < len(seconds) <= 200
+    assert seconds == sorted(seconds)
+    assert seconds[-1] <= metadata.states[-1][0] + 0.1
+    assert {ms for _, ms in metadata.canary} == {0.3}
+
+
+def test_the_device_is_locked_before_anything_starts_on_it(
+    real: Settings, monkeypatch: pytest.MonkeyPatch, profile: Callable[..., ProfileMetadata]
+) -> None:
+    """Measuring processes load libraries and open the GPU: in the time of whoever holds the device that would disturb him."""
+    log: list[str] = []
+
+    @contextmanager
+    def device_lock(card: DeviceCard, *, exclusive: bool) -> Iterator[None]:
+        assert exclusive
+        log.append(f"lock {card.kind}")
+        try:
+            yield
+        finally:
+            log.append("unlock")
+
+    class Process(Machine):
+        canary_op = "products"
+
+        def __init__(self, *_: object, builds: int, **__: object) -> None:
+            super().__init__(builds=builds, stop_at=1)
+            self.card = simulated_card(1)
+            log.append("start")
+
+        def close(self) -> None:
+            log.append("end")
+
+        def __exit__(self, *_: object) -> None:
+            self.close()
+
+    monkeypatch.setattr(job, "device_lock", device_lock)
+    monkeypatch.setattr(job, "ProcessRig", Process)
+    with pytest.raises(KeyboardInterrupt):
+        profile(real)
+    assert log == ["lock cpu", "start", "end", "unlock"]

@@ -279,13 +279,16 @@ def test_errors_keep_their_class(fake: type[FakeWorker], setting: Settings, name
     assert fake.log[-1] == "end 0 at once"
 
 
-@pytest.mark.parametrize(("listed", "others"), [(None, None), (1, 0), (2, 1), (0, 0)])
-def test_our_own_other_process_is_no_stranger(
+@pytest.mark.parametrize(("listed", "others"), [(None, None), (2, 0), (3, 1), (1, None), (0, None)])
+def test_our_own_processes_are_no_strangers(
     fake: type[FakeWorker], setting: Settings, listed: int | None, others: int | None
 ) -> None:
-    """Of two builds each sees the other on the device; it does not count among the other processes."""
-    fake.answers[AskState] = State(state=DeviceState(other_processes=listed))
-    assert ProcessRig(setting(), "cuda", builds=2, warm_calls=0).state().other_processes == others
+    """Two builds are two processes on the device; a list that lacks even them hides others too, and says nothing of their number."""
+    seen = None if listed is None else max(listed - 1, 0)
+    fake.answers[AskState] = State(state=DeviceState(compute_processes=listed, other_processes=seen))
+    state = ProcessRig(setting(), "cuda", builds=2, warm_calls=0).state()
+    assert state.other_processes == others
+    assert ("other_processes" in state.absent) == (listed is not None and others is None)
 
 
 @pytest.mark.parametrize(("error", "end"), [(None, "end 0 "), (KeyboardInterrupt(), "end 0 at once")])

@@ -105,13 +105,16 @@ def test_the_file_of_another_machine_is_refused_before_measuring(stage: Stage, t
     assert not (tmp_path / "out.parquet").exists()
 
 
-def test_a_profile_from_elsewhere_needs_no_machine(stage: Stage, tmp_path: Path) -> None:
-    """With `source: file` the output is that file, and which machine this is does not matter."""
+def test_a_profile_from_elsewhere_needs_no_machine_but_its_digest(stage: Stage, tmp_path: Path) -> None:
+    """With `source: file` the output is that file, whatever this machine is; a content that DVC does not know of is refused."""
     source = stage(out="elsewhere.parquet")
-    machine = tmp_path / "device.json"
+    machine, taken = tmp_path / "device.json", {"profile_latency.source": "file", "profile_latency.file": str(source)}
+    write_identity(machine, profile=source)
+    machine.write_text(json.dumps({**json.loads(machine.read_text()), "cpu": "Another CPU"}))
+    assert stage(taken, machine=machine).read_bytes() == source.read_bytes()
     machine.write_text("{}")
-    out = stage({"profile_latency.source": "file", "profile_latency.file": str(source)}, machine=machine)
-    assert out.read_bytes() == source.read_bytes()
+    with pytest.raises(UnfitEnvironmentError, match="does not hold the SHA-256"):
+        stage(taken, machine=machine)
 
 
 @pytest.mark.parametrize(

@@ -181,8 +181,32 @@ def test_it_is_bound_and_greets(machine: Machine, hello: Hello) -> None:
     assert machine.log == ["warm"]
 
 
-def test_loading_replaces_and_runs_each_program_twice(machine: Machine, hello: Hello, whole_net: Nets) -> None:
+def test_a_program_runs_until_it_faults_in_no_page(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, hello: Hello, whole_net: Nets
+) -> None:
+    """Page faults of first calls do not reach the timed ones: seven calls where the seventh is the first without, ten at most."""
+    faulting = iter([1] * 6 + [0] + [1] * 99)
+    total = 0
+
+    def page_faults() -> int:
+        return total
+
+    def run(self: Named) -> None:
+        nonlocal total
+        total += next(faulting)
+        self.machine.log.append(self.name)
+
+    monkeypatch.setattr(worker, "page_faults", page_faults)
+    monkeypatch.setattr(Named, "run", run)
+    assert answers(hello, Load(subjects=(whole_net("c_nas"), whole_net("d_nas"))))[1:] == [Done()]
+    assert (machine.log.count("c_nas"), machine.log.count("d_nas")) == (7, 10)
+
+
+def test_loading_replaces_and_runs_each_program_twice(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, hello: Hello, whole_net: Nets
+) -> None:
     """What was loaded before is let go first; first runs, in which libraries choose and allocate, are over before anything is timed."""
+    monkeypatch.setattr(worker, "page_faults", lambda: 0)
     first, second = Load(subjects=(whole_net("c_nas"), whole_net("d_nas"))), Load(subjects=(whole_net("dc_nas"),))
     assert answers(hello, first)[1:] == [Done()]
     loading = ["release", "(", "prepare", "c_nas", "c_nas", ")", "(", "prepare", "d_nas", "d_nas", ")"]

@@ -1,4 +1,4 @@
-"""Where the genotype of a net of the search space comes from: a search's file, the parameters, or a draw at equal predicted latency."""
+"""What a model on photos is built of, as choose_genotypes wrote it: the file must be that of the model, the seed and the search."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +8,12 @@ import pytest
 from pydantic import TypeAdapter
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
-from dcnas_latency.files import read_profile
-from dcnas_latency.models import predict_model, predict_space_net
-from dcnas_latency.predictor import Predictor
-from dcnas_retrain.genotypes import Chosen, choose_genotype, read_genotype
-from dcnas_schema.genotype import Genotype, parts_of, uniform_genotype
-from dcnas_schema.latency import LatencySetting
+from dcnas_retrain.genotypes import chosen_genotype
+from dcnas_schema.genotype import uniform_genotype
 from dcnas_schema.photo_models import PhotoModelSpec
+from dcnas_schema.photo_records import ChosenGenotype
 
-Choose = Callable[..., Chosen]
+GENOTYPE = uniform_genotype("k5_e3", 3)
 
 
 def spec_of(**values: Any) -> PhotoModelSpec:
@@ -25,127 +22,64 @@ def spec_of(**values: Any) -> PhotoModelSpec:
     return spec
 
 
-@pytest.fixture(scope="module")
-def predictor(tiny_profile: Path) -> tuple[Predictor, LatencySetting]:
-    """The predictor of the tiny profile and its setting."""
-    entries, metadata = read_profile(tiny_profile)
-    return Predictor.of(entries, metadata), metadata.setting
-
-
 @pytest.fixture
-def choose(tiny_genotype: Path, tiny_profile: Path) -> Choose:
-    """A function that chooses the genotype of a described model, given both files."""
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes a chosen genotype, that of `model` seed 0 from the search `small`, with changes."""
 
-    def run(seed: int = 0, files: dict[str, Path | None] | None = None, **values: Any) -> Chosen:
-        given: dict[str, Any] = {"genotype_file": tiny_genotype, "profile_file": tiny_profile, **(files or {})}
-        return choose_genotype("model", spec_of(**values), seed=seed, **given)
+    def to_file(**changes: Any) -> Path:
+        found = ChosenGenotype(model="model", seed=0, genotype=GENOTYPE, search="small", search_seed=5, drawn=None)
+        path = tmp_path / "0.json"
+        path.write_text(found.model_copy(update=changes).model_dump_json(), encoding="utf-8")
+        return path
 
-    return run
-
-
-def random(**values: Any) -> dict[str, Any]:
-    """Return the source of a random subnet."""
-    return {"random": {"ops": 4, **values}}
+    return to_file
 
 
-def test_a_search_gives_its_derived_genotype(choose: Choose, tiny_genotype: Path) -> None:
-    """The genotype of the file is taken, with the seed of its search."""
-    chosen = choose(kind="d_nas", search="small")
-    assert chosen.genotype == read_genotype(tiny_genotype).genotype
-    assert (chosen.search_seed, chosen.drawn) == (5, None)
+def test_the_files_genotype_is_taken(write: Callable[..., Path]) -> None:
+    """Genotype and the seed of its search come from the file."""
+    found = chosen_genotype("model", spec_of(kind="d_nas", search="small"), seed=0, path=write())
+    assert (found.genotype, found.search_seed) == (GENOTYPE, 5)
 
 
-def test_uniform_and_outside_the_space_need_no_file(choose: Choose) -> None:
-    """One op everywhere is made from the parameters; other nets have no genotype."""
-    none: dict[str, Path | None] = {"genotype_file": None, "profile_file": None}
-    chosen = choose(kind="c_nas", uniform={"op": "k3_e3", "expand_ratio": 3.0}, files=none)
-    assert chosen.genotype == uniform_genotype("k3_e3", 3)
-    assert choose(kind="resnet18", files=none).genotype is None
+def test_what_the_parameters_decide_needs_no_file(write: Callable[..., Path]) -> None:
+    """One op everywhere and a net outside the space are built without a file, or with one that says the same."""
+    uniform, outside = spec_of(kind="c_nas", uniform={"op": "k5_e3", "expand_ratio": 3.0}), spec_of(kind="resnet18")
+    for path in (None, write(search=None, search_seed=None)):
+        assert chosen_genotype("model", uniform, seed=0, path=path).genotype == GENOTYPE
+    for path in (None, write(search=None, search_seed=None, genotype=None)):
+        assert chosen_genotype("model", outside, seed=0, path=path).genotype is None
 
 
-@pytest.mark.parametrize("kind", ["c_nas", "d_nas", "dc_nas", "dc_nas_seq"])
-def test_a_random_subnet_has_the_latency_of_the_search(
-    choose: Choose, predictor: tuple[Predictor, LatencySetting], tiny_genotype: Path, kind: str
-) -> None:
-    """Within the tolerance its predicted latency, as the kind of net that is trained, is that of the search's genotype."""
-    spec = spec_of(kind=kind, **random(like="small", tolerance_pct=2.0))
-    chosen = choose(kind=kind, **random(like="small", tolerance_pct=2.0))
-    derived = read_genotype(tiny_genotype).genotype
-    target = predict_space_net(spec, derived, *predictor).ms  # type: ignore[arg-type] # a net of the space
-    found = predict_space_net(spec, chosen.genotype, *predictor).ms  # type: ignore[arg-type]
-    assert found == pytest.approx(target, rel=0.02)
-    assert chosen.drawn is not None
-    assert (chosen.drawn.target_ms, chosen.drawn.predicted_ms) == (target, found)
-    assert chosen.genotype != derived
-
-
-def test_each_seed_draws_its_own_subnet(choose: Choose) -> None:
-    """The seed alone decides the draw."""
-    drawn = [choose(seed, kind="c_nas", **random(like="small", tolerance_pct=5.0)).genotype for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_a_target_in_ms_needs_no_search(choose: Choose, predictor: tuple[Predictor, LatencySetting]) -> None:
-    """A random subnet of a latency in ms is drawn from the profile alone."""
-    middle = predict_space_net(spec_of(kind="c_nas", search="x"), uniform_genotype("k3_e3", 3), *predictor).ms  # type: ignore[arg-type]
-    chosen = choose(kind="c_nas", **random(target_ms=middle, tolerance_pct=3.0), files={"genotype_file": None})
-    assert chosen.drawn is not None
-    assert chosen.drawn.predicted_ms == pytest.approx(middle, rel=0.03)
-
-
-def test_an_unreachable_target_is_refused_with_the_range(choose: Choose) -> None:
-    """A latency that no subnet has is refused, and the message says which there are."""
-    with pytest.raises(
-        BadInputError, match=r"No random subnet has a predicted latency of 1e\+06 ms(.|\n)* have .* to .* ms"
-    ):
-        choose(kind="c_nas", **random(target_ms=1e6))
+@pytest.mark.parametrize("source", [{"search": "small"}, {"random": {"like": "small", "ops": 4}}])
+def test_a_file_that_is_needed_is_asked_for(source: dict[str, Any]) -> None:
+    """Without the file that the model needs, the error names the option that gives it."""
+    with pytest.raises(BadInputError, match="--genotype"):
+        chosen_genotype("model", spec_of(kind="c_nas", **source), seed=0, path=None)
 
 
 @pytest.mark.parametrize(
-    ("values", "missing", "named"),
-    [
-        ({"search": "small"}, "genotype_file", "--genotype"),
-        (random(like="small"), "genotype_file", "--genotype"),
-        (random(like="small"), "profile_file", "--profile"),
-    ],
+    "changes",
+    [{"model": "other"}, {"seed": 1}, {"search": "large"}, {"genotype": None}],
+    ids=lambda value: str(list(value)),
 )
-def test_a_file_that_is_needed_is_asked_for(choose: Choose, values: Any, missing: str, named: str) -> None:
-    """Without a file that the model needs, the error names the option that gives it."""
-    with pytest.raises(BadInputError, match=named):
-        choose(kind="c_nas", **values, files={missing: None})
+def test_the_file_of_another_is_refused(write: Callable[..., Path], changes: dict[str, Any]) -> None:
+    """A model is not trained by mistake on the net of another model, seed or search, nor on none."""
+    with pytest.raises(BadInputError, match=r"0\.json"):
+        chosen_genotype("model", spec_of(kind="c_nas", search="small"), seed=0, path=write(**changes))
 
 
-def test_the_genotype_of_another_search_is_refused(choose: Choose) -> None:
-    """A model that names another search than the file's is not trained on it by mistake."""
-    with pytest.raises(BadInputError, match="search 'small', not of 'large'"):
-        choose(kind="c_nas", search="large")
+def test_a_search_is_no_draw(write: Callable[..., Path]) -> None:
+    """The search's own genotype is not taken for a random subnet."""
+    spec = spec_of(kind="c_nas", random={"like": "small", "ops": 4})
+    with pytest.raises(BadInputError, match="built of by the parameters"):
+        chosen_genotype("model", spec, seed=0, path=write())
 
 
-def test_a_damaged_genotype_is_refused_by_name(choose: Choose, tmp_path: Path, tiny_genotype: Path) -> None:
-    """A missing file, half a file and an impossible width end as corrupt artefacts."""
-    text = tiny_genotype.read_text(encoding="utf-8")
-    (tmp_path / "half.json").write_text(text[: len(text) // 2], encoding="utf-8")
-    (tmp_path / "wide.json").write_text(text.replace('"mid_channels":48', '"mid_channels":4800', 1), encoding="utf-8")
-    for name in ("half.json", "wide.json", "missing.json"):
+def test_a_damaged_file_is_refused_by_name(write: Callable[..., Path], tmp_path: Path) -> None:
+    """A missing file and half a file end as corrupt artefacts."""
+    spec = spec_of(kind="c_nas", search="small")
+    path = write()
+    path.write_bytes(path.read_bytes()[:50])
+    for name in ("0.json", "missing.json"):
         with pytest.raises(CorruptArtefactError, match=name):
-            choose(kind="c_nas", search="small", files={"genotype_file": tmp_path / name})
-
-
-def test_predictions_are_the_predictors(predictor: tuple[Predictor, LatencySetting]) -> None:
-    """Each kind is predicted as such, the sequential net as the sum of its halves; what the profile has not the parts of is `None`."""
-    genotype = uniform_genotype("k3_e3", 3)
-    oracle, setting = predictor
-    size = {"height": setting.height, "width": setting.width, "classes": setting.classes}
-
-    def alone(kind: Any) -> float:
-        return oracle.predict(kind, parts_of(kind, genotype, **size)).ms
-
-    def predicted(genotype: Genotype | None = genotype, **values: Any) -> float | None:
-        found = predict_model(spec_of(**values), genotype, oracle, setting)
-        return None if found is None else found.ms
-
-    for kind in ("c_nas", "d_nas", "dc_nas"):
-        assert predicted(kind=kind, search="x") == alone(kind)
-    assert predicted(kind="dc_nas_seq", search="x") == pytest.approx(alone("d_nas") + alone("c_nas"))
-    assert predicted(kind="dc_nas", search="x", decoder="mbconv") is None
-    assert predicted(None, kind="mobilenet_v2") is None
+            chosen_genotype("model", spec, seed=0, path=tmp_path / name)

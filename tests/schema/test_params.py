@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dcnas_harness.errors import BadInputError
 from dcnas_schema import params as params_module
 from dcnas_schema.params import JointSpec, Params, digest_of, load_params, read_yaml
+from dcnas_schema.search_params import SearchSupernetParams
 
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
 SMOKE = (PRESETS / "smoke.yaml").read_text(encoding="utf-8")
@@ -29,6 +30,10 @@ WRONG = {
     list: [None, 1.0, "0.5", [], {}, [None], ["x"], [True], [NAN], [INF], [-1.0], [1.0, 1.0, "x"]],
     type(None): [1, 1.5, True, [], {}],  # generate_data.digits.root
 }
+NULLABLE = {"generate_data.photos.most_classes", "retrain_photos.grad_clip", "retrain_photos.learning_rate_batch"}
+"""Keys of numbers that `null` leaves out."""
+ALLOWED = {"generate_data.photos.files": ([], ["x"])}
+"""Values of `WRONG` that are right at their key."""
 ZERO_IS_WRONG = [
     "device.threads",
     "generate_data.digits.size",
@@ -50,6 +55,19 @@ ZERO_IS_WRONG = [
     "models.unet_s.unet.base",
     "models.unet_s.unet.multiplier",
     "models.unet_s.unet.convs",
+    "generate_data.photos.size",
+    "generate_data.photos.most.train",
+    "photo_view.size",
+    "photo_view.centre_share",
+    "search_supernet.epochs",
+    "search_supernet.batch_size",
+    "search_supernet.clip",
+    "search_supernet.temperature.start",
+    "derive_genotype.repeats",
+    "retrain_photos.epochs",
+    "retrain_photos.learning_rate",
+    "evaluate_photos.batch_size",
+    "evaluate_photos.panel.images",
 ]
 TOO_LARGE = {
     "noise.sigmas": [1e30],
@@ -62,14 +80,32 @@ TOO_LARGE = {
     "generate_data.digits.seed": 2**32,
     "evaluate.noise_seed": 2**32,
     "models.unet_s.unet.depth": 40,
+    "generate_data.photos.validation_share": 1.0,
+    "photo_view.flip": 1.1,
+    "photo_view.jitter.hue": 0.6,
+    "photo_noise.sigmas": [1e30],
+    "searches.noisy_s.target.reach": 1.5,
+    "search_supernet.momentum": 1.0,
+    "retrain_photos.loss.label_smoothing": 1.0,
+    "photo_models.unet_s.unet.depth": 40,
 }
+KEPT = {
+    ("models",): {"unet_s", "classifier_conv_noisy", "dcnet_reduced_integrated"},
+    ("photo_models",): {"dc_nas_s", "dc_random_s", "unet_s", "lpienet_025", "dc_nas_m_mbconv", "resnet18_clean"},
+    ("searches",): {"noisy_s"},
+}
+"""Of the models and of the searches, which are alike, one of each kind."""
+ONE_OF = {"search", "random", "like", "target"}
+"""Keys of which a model or a target has one or another: what is missing or wrong is said of the whole."""
+DEFAULTED = {("search_supernet",), ("derive_genotype",), ("photo_models", "images"), ("photo_models", "decoder")}
+"""Sections, and keys of a section, that may be left out: their defaults are the paper's."""
 
 
 def leaves(values: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Return the key paths of all values that are not mappings; of the models, which are alike, one of each kind."""
+    """Return the key paths of all values that are not mappings, of the models and searches those of `KEPT`."""
     if not isinstance(values, dict):
         return [path]
-    kept = {"unet_s", "classifier_conv_noisy", "dcnet_reduced_integrated"} if path == ("models",) else set(values)
+    kept = KEPT.get(path, set(values))
     return [leaf for key, value in values.items() if key in kept for leaf in leaves(value, (*path, key))]
 
 
@@ -82,7 +118,13 @@ def at(values: Any, path: tuple[str, ...]) -> Any:
 
 def place_of(path: tuple[str, ...]) -> str:
     """Return the key path that a message names: for a model's `kind`, which decides what the rest may be, the model's."""
-    return ".".join(path[:-1] if path[0] == "models" and path[-1] == "kind" else path)
+    return ".".join(path[:-1] if path[0] in ("models", "photo_models") and path[-1] == "kind" else path)
+
+
+def is_optional(path: tuple[str, ...]) -> bool:
+    """Return whether a key may be left out, or has its absence told of what holds it."""
+    of_a_model = path[0] in ("models", "photo_models") and path[-1] == "epochs"
+    return of_a_model or bool(ONE_OF & set(path)) or bool({path[:1], (path[0], path[-1])} & DEFAULTED)
 
 
 def changed(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -142,10 +184,13 @@ def test_the_paper_preset_is_the_paper() -> None:
     assert (reduced.unet.depth, reduced.unet.base, reduced.unet.multiplier, reduced.unet.convs) == (4, 8, 1.5, 2)
 
 
-@pytest.mark.parametrize("path", leaves(VALUES), ids=".".join)
+@pytest.mark.parametrize("path", [path for path in leaves(VALUES) if "target" not in path], ids=".".join)
 def test_a_value_of_another_type_is_refused_by_its_key(path: tuple[str, ...], refused: Callable[[Any], str]) -> None:
     """At every key a wrong type, null, NaN, infinity or a negative number is refused, naming the key and the value."""
+    key = ".".join(path)
     for wrong in WRONG[type(at(VALUES, path))]:
+        if (wrong is None and key in NULLABLE) or wrong in ALLOWED.get(key, ()):
+            continue
         message = refused(changed(path, wrong))
         assert place_of(path) in message, f"{wrong!r}: {message}"
         if not isinstance(wrong, (list, dict)):
@@ -189,6 +234,26 @@ def test_a_value_above_its_range_is_refused(key: str, refused: Callable[[Any], s
         ("device.kind", "gpu", ["device.kind", "'gpu'", "cuda"]),
         ("models.unet_s.kind", "denoisr", ["models.unet_s", "denoisr", "denoiser"]),
         ("preset", "My preset", ["preset", "'My preset'"]),
+        ("photo_runs.models", ["unet_x"], ["photo_runs.models", "'unet_x'", "did you mean 'unet_s'"]),
+        ("photo_runs.models", ["unet_s", "unet_s"], ["photo_runs", "models repeat", "unet_s"]),
+        ("photo_runs.models", ["dc_nas_m"], ["photo_models.dc_nas_m", "'noisy_m'", "search_runs.searches leaves out"]),
+        ("photo_runs.models", ["dc_random_m"], ["photo_models.dc_random_m", "'noisy_m'", "leaves out"]),
+        ("photo_models.dc_nas_m.search", "nosy_m", ["photo_models.dc_nas_m", "'nosy_m'", "did you mean 'noisy_m'"]),
+        ("photo_models.dc_nas_s.kind", "dc_nass", ["photo_models.dc_nas_s", "dc_nass", "dc_nas_seq"]),
+        ("search_runs.searches", ["noisy_t"], ["search_runs.searches", "'noisy_t'", "did you mean 'noisy_s'"]),
+        ("search_runs.seeds", [1, 1], ["search_runs", "seeds repeat", "[1, 1]"]),
+        (
+            "searches.noisy_s.target",
+            {"relative": 1.0, "to": "resnet18"},
+            ["searches.noisy_s.target", "simulated", "reach"],
+        ),
+        ("searches.noisy_s.target", {"ms": 1.0, "reach": 0.5}, ["searches.noisy_s.target", "{ms: x}"]),
+        ("searches.noisy_s.target", {"relative": 1.0}, ["searches.noisy_s.target", "to: a reference net"]),
+        ("evaluate_photos.panel.sigmas", [0.25], ["evaluate_photos.panel.sigmas", "0.25", "photo_noise.sigmas"]),
+        ("photo_view.size", 31, ["photo_view.size is 31", "32 pixels"]),
+        ("retrain_photos.batch_size", 25, ["retrain_photos.batch_size is 25", "24 photos", "train"]),
+        ("search_supernet.batch_size", 13, ["search_supernet.batch_size is 13", "12 photos", "validation"]),
+        ("generate_data.photos.most", None, ["generate_data.photos", "most is empty", "demo"]),
     ],
 )
 def test_values_that_contradict_each_other_are_named(
@@ -197,6 +262,45 @@ def test_values_that_contradict_each_other_are_named(
     """A reference to nothing, a repeat or an impossible combination is refused with both keys and both values."""
     message = refused(changed(tuple(key.split(".")), value))
     assert all(word in message for word in words), message
+
+
+def test_models_and_searches_that_do_not_run_may_name_each_other() -> None:
+    """Every row of the paper is described in each preset; only those that run need their search to run."""
+    for name in ("demo", "paper", "smoke"):
+        params = load_params(PRESETS / f"{name}.yaml")
+        assert "joint_m" not in params.search_runs.searches
+        assert "dc_nas_m_joint" in params.photo_models
+    assert set(load_params(PRESETS / "paper.yaml").photo_models) - {"dc_nas_m_joint"} == set(
+        load_params(PRESETS / "paper.yaml").photo_runs.models
+    )
+
+
+def test_the_paper_preset_is_the_papers_second_half() -> None:
+    """Sec. 4: 224 pixels, sigma up to 1; search 90 epochs at 2e-2, batch 32; retraining 250 at 2e-1, batch 512; losses of Eq. 2 and 3."""
+    paper = load_params(PRESETS / "paper.yaml")
+    search, retrain = paper.search_supernet, paper.retrain_photos
+    assert (paper.generate_data.photos.source, paper.photo_view.size, search.view) == (
+        "imagenet100",
+        224,
+        paper.photo_view,
+    )
+    assert (search.epochs, search.learning_rate, search.batch_size) == (90, 0.02, 32)
+    assert search == SearchSupernetParams(view=paper.photo_view), "the defaults are the paper's"
+    assert (retrain.epochs, retrain.learning_rate, retrain.batch_size) == (250, 0.2, 512)
+    for loss in (search.loss, retrain.loss):
+        assert (loss.cross_entropy, loss.denoising, loss.charbonnier, loss.ssim) == (0.1, 0.9, 0.8, 0.2)
+    assert (search.sigma, paper.photo_noise.highest) == (1.0, 1.0)
+    assert paper.photo_runs.seeds == paper.search_runs.seeds == (0, 1, 2)
+    assert {paper.searches[name].ops for name in paper.search_runs.searches} == {4, 6, 8}
+
+
+@pytest.mark.parametrize("key", ["searches.noisy_s.ops", "photo_models.dc_random_s.random.ops"])
+def test_ops_that_the_profile_does_not_cover_are_refused(key: str, refused: Callable[[Any], str]) -> None:
+    """A search or a draw among more ops than the latency table has is refused with both keys."""
+    values = changed(tuple(key.split(".")), 8)
+    values["profile_latency"]["ops"] = 6
+    message = refused(values)
+    assert f"{key} is 8, more than the 6 that profile_latency.ops covers" in message
 
 
 def test_both_loss_weights_zero_are_refused(refused: Callable[[Any], str]) -> None:
@@ -217,6 +321,13 @@ def test_both_loss_weights_zero_are_refused(refused: Callable[[Any], str]) -> No
         (("models", "unet_s", "unet"), "multiplyer", "multiplier"),
         (("models", "unet_s"), "epoch", "epochs"),
         (("evaluate", "latency"), "repeat", "repeats"),
+        (("generate_data", "photos"), "encodng", "encoding"),
+        (("generate_data", "photos", "most"), "trian", "train"),
+        (("photo_models", "unet_s", "unet"), "multiplyer", "multiplier"),
+        (("photo_models", "dc_nas_s"), "serch", "search"),
+        (("searches", "noisy_s"), "bta", "beta"),
+        (("searches", "noisy_s", "target"), "rech", "reach"),
+        (("search_supernet", "architecture"), "evry", "every"),
     ],
 )
 def test_a_misspelt_key_is_answered_with_the_nearest(
@@ -227,7 +338,7 @@ def test_a_misspelt_key_is_answered_with_the_nearest(
     assert f"{'.'.join((*path, key))}: unknown key; did you mean '{nearest}'?" in message
 
 
-SECTIONS = sorted({leaf[:i] for leaf in leaves(VALUES) for i in range(len(leaf))} - {("models",)})
+SECTIONS = sorted({leaf[:i] for leaf in leaves(VALUES) for i in range(len(leaf))} - set(KEPT))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -242,8 +353,7 @@ def test_an_unknown_key_anywhere_is_refused(
     tmp_path_factory: pytest.TempPathFactory, path: tuple[str, ...], key: str, value: Any
 ) -> None:
     """Whatever its name, value and depth, a key that no section knows is refused by its path."""
-    optional = {"epochs"} if path[:1] == ("models",) else set()
-    if key in at(VALUES, path) or key in optional:
+    if key in at(VALUES, path) or is_optional((*path, key)):
         return
     file = tmp_path_factory.getbasetemp() / "unknown.yaml"
     file.write_text(json.dumps(changed((*path, key), value), ensure_ascii=False), encoding="utf-8")
@@ -252,11 +362,9 @@ def test_an_unknown_key_anywhere_is_refused(
     assert f"{'.'.join((*path, key))}: unknown key" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "path", [leaf for leaf in leaves(VALUES) if leaf[-1] != "epochs" or leaf[0] != "models"], ids=".".join
-)
+@pytest.mark.parametrize("path", [leaf for leaf in leaves(VALUES) if not is_optional(leaf)], ids=".".join)
 def test_a_missing_key_is_named(path: tuple[str, ...], refused: Callable[[Any], str]) -> None:
-    """No key has a silent default: leaving one out is refused by its path."""
+    """No key but those of `DEFAULTED` has a silent default: leaving one out is refused by its path."""
     values = copy.deepcopy(VALUES)
     del at(values, path[:-1])[path[-1]]
     message = refused(values)

@@ -95,6 +95,7 @@ def test_defaults_are_the_papers_and_tf_nas() -> None:
     """Ninety epochs, ten of them warm-up; rate 2e-2; Adam at 0.01 with betas 0.5 and 0.999; temperature from 5."""
     params = SearchSupernetParams()
     assert (params.epochs, params.warmup_epochs, params.batch_size, params.learning_rate) == (90, 10, 32, 0.02)
+    assert (params.clip, params.clip_noisy, params.momentum, params.weight_decay) == (5.0, False, 0.9, 1e-5)
     adam = params.architecture
     assert (adam.learning_rate, adam.beta1, adam.beta2, adam.weight_decay, adam.every) == (0.01, 0.5, 0.999, 5e-4, 2)
     assert (params.temperature.start, params.temperature.decay, params.latency_weight) == (5.0, 0.96, 0.1)

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of
 from dcnas_latency.simulated import Law, part_ms
-from dcnas_profile_latency.job import Settings, profile_job
 from dcnas_schema.genotype import block_key
 from dcnas_schema.keys import Part
 from dcnas_schema.params import Params
@@ -37,12 +36,9 @@ MODEL = "unet_s"
 
 
 @pytest.fixture(scope="module")
-def profile(tmp_path_factory: pytest.TempPathFactory, tiny_params: Callable[..., Params]) -> LatencyResult:
+def profile(simulated_profile: Path) -> LatencyResult:
     """A profile of the simulated device."""
-    params, folder = tiny_params(), tmp_path_factory.mktemp("profile")
-    settings = Settings(device=params.device, profile_latency=params.profile_latency)
-    profile_job(settings, folder / "profile.parquet", folder / "scratch")
-    return LatencyResult.read(folder / "profile.parquet")
+    return LatencyResult.read(simulated_profile)
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +208,19 @@ def test_over_the_run_shows_what_the_device_tells(profile: LatencyResult) -> Non
         assert upright == [30.0]
 
 
+def test_over_the_run_shows_the_canary_with_its_limit(profile: LatencyResult) -> None:
+    """Its course stands first, with the reference as a line and the limit of its band above; slow and quiet phases are seen there."""
+    canary = ((1.0, 0.5), (20.0, 0.9), (40.0, 0.52))
+    metadata = profile.metadata.model_copy(update={"states": ((0.0, DeviceState(load_average=0.5)),), "canary": canary})
+    first, second = over_the_run((), metadata, "light").axes
+    assert (first.get_ylabel(), second.get_ylabel()) == ("canary\n(ms)", "load\naverage")
+    course, reference, limit = first.lines
+    assert list(zip(*course.get_data(), strict=True)) == list(canary)
+    protocol = metadata.protocol
+    assert reference.get_ydata()[0] == protocol.canary_reference_ms
+    assert limit.get_ydata()[0] == pytest.approx(protocol.canary_reference_ms * (1 + protocol.canary_band_pct / 100))
+
+
 def test_a_device_that_tells_nothing_gets_a_word_instead(profile: LatencyResult) -> None:
     """Without any state the figure says so."""
     figure = over_the_run((), profile.metadata.model_copy(update={"states": ((0.0, DeviceState()),)}), "light")
@@ -234,7 +243,7 @@ def test_the_printed_accuracy_is_the_profiles(profile: LatencyResult, results: P
     assert [row["Kind of net"] for row in rows] == [told.kind, *(one.kind for one in others)]
     assert list(rows[0].values()) == [
         *(told.kind, "20", "3.14", "85", "95", "0.980", "0.910", "-1.25", "12.50", "90", "8.50"),
-        *(f"{fit.scale[told.kind]:.3f}", f"{fit.overhead_ms[told.kind]:.3f}"),
+        *(f"{fit.interval_pct[told.kind]:.1f}", f"{fit.scale[told.kind]:.3f}", f"{fit.overhead_ms[told.kind]:.3f}"),
     ]
     page = latency_section(result, results / "figures")
     cells = "".join(f"<td class='{'' if i else 'text'}'>{text}</td>" for i, text in enumerate(rows[0].values()))

@@ -123,17 +123,29 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(job, name, lambda *_, **__: None)
 
 
+@pytest.fixture
+def without_panel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the page, which does not take the panel's files: the stage does not draw them."""
+    monkeypatch.setattr(job, "draw_panel", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="module")
-def results(
+def kinds(
     tmp_path_factory: pytest.TempPathFactory,
     project: Path,
     write_record: Callable[..., EvaluationMetadata],
     tiny_params: Callable[..., Params],
-) -> Path:
-    """The results of two seeds of every kind of model; tests leave them as they are."""
+) -> Workshop:
+    """Two seeds of every kind of model; tests leave the records as they are."""
     workshop = Workshop(tmp_path_factory.mktemp("all kinds"), project, write_record, tiny_params)
     workshop.all_kinds()
-    return workshop.run()
+    return workshop
+
+
+@pytest.fixture(scope="module")
+def results(kinds: Workshop) -> Path:
+    """The results of these; tests leave them as they are."""
+    return kinds.run()
 
 
 def rows(results: Path, table: str = "table_1") -> list[dict[str, str]]:
@@ -161,10 +173,9 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def test_the_same_records_give_the_same_bytes(workshop: Workshop) -> None:
+def test_the_same_records_give_the_same_bytes(kinds: Workshop, results: Path) -> None:
     """Tables in four forms, figures, curves, metrics and page: every file repeats to the last byte."""
-    workshop.all_kinds()
-    first, again = hashes(workshop.run("a")), hashes(workshop.run("b"))
+    first, again = hashes(results), hashes(kinds.run("again"))
     assert first == again
     wanted = {f"{table}{suffix}" for table in TABLES for suffix in (".md", ".csv", ".parquet", ".cells.json")}
     wanted |= {
@@ -418,6 +429,7 @@ def test_the_papers_figures_must_be_there(workshop: Workshop, tmp_path: Path) ->
         workshop.run(models=[INTEGRATED])
 
 
+@pytest.mark.usefixtures("without_panel")
 def test_a_noisy_latency_cannot_be_overlooked(workshop: Workshop) -> None:
     """Its cell bears a dagger in the printed table, the page and the cell map; below stands why. A quiet model's bears none."""
     levels = [{"psnr_db": 40.0, "ssim": 0.9, "top1_pct": 90.0}] * 2
@@ -523,10 +535,9 @@ def test_classifiers_have_a_column_without_noise(results: Path) -> None:
     assert "Top-1, σ=0 (%)" not in markdown(results)[LABELS[INTEGRATED]]
 
 
-def test_the_noisy_input_is_drawn_where_it_is_finite(results: Path, tiny_params: Callable[..., Params]) -> None:
+def test_the_noisy_input_is_drawn_where_it_is_finite(kinds: Workshop, tiny_params: Callable[..., Params]) -> None:
     """Its PSNR is unbounded without noise: the dotted line begins at the first level above; its SSIM has every level."""
-    records = Path(cell_map(results).cells[0].sources[0]).parents[2]
-    run = read_runs(tiny_params({"runs.seeds": [0], "runs.models": [INTEGRATED]}), records)[0]
+    run = read_runs(tiny_params({"runs.seeds": [0], "runs.models": [INTEGRATED]}), kinds.records)[0]
     assert [list(values) for values in noisy_curve(run, "psnr_db")] == [[0.5], [12.0]]
     assert [list(values) for values in noisy_curve(run, "ssim")] == [[0.0, 0.5], [1.0, 0.3]]
 
@@ -610,6 +621,7 @@ def test_no_digit_of_a_confidence_is_rounded_away(share: float, text: str) -> No
     assert percent(share) == text
 
 
+@pytest.mark.usefixtures("without_panel")
 def test_a_table_without_models_says_so(workshop: Workshop) -> None:
     """Where no denoiser and no classifier runs, their tables stand there empty with a word why."""
     workshop.pair({INTEGRATED: BETTER[INTEGRATED][:1]})

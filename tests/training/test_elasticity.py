@@ -108,14 +108,14 @@ def test_a_reachable_target_is_met_from_below_and_nearly() -> None:
 def test_an_unreachable_target_leaves_the_nearest_net() -> None:
     """Below everything all blocks end at their least; above everything each at its greatest, or the step before, as published."""
     blocks = [ElasticBlock(stage=place.stage, width=96, least=64, most=128) for place in PLACES]
-    assert scale_widths(blocks, sum, target_ms=1, width_multiple=8) == [64] * 18
-    assert scale_widths(blocks, sum, target_ms=1e9, width_multiple=8) == [120] * 18
+    assert scale_widths(blocks, lambda ws: float(sum(ws)), target_ms=1.0, width_multiple=8) == [64] * 18
+    assert scale_widths(blocks, lambda ws: float(sum(ws)), target_ms=1e9, width_multiple=8) == [120] * 18
 
 
 def test_narrow_blocks_change_less_than_wide_ones() -> None:
     """A block three times as wide as the narrowest moves three channels a step."""
     blocks = [ElasticBlock(stage=1, width=width, least=10, most=1000) for width in (100, 300, 149, 151)]
-    assert scale_widths(blocks, lambda ws: float(ws[0]), target_ms=105, width_multiple=1) == [105, 315, 154, 161]
+    assert scale_widths(blocks, lambda ws: float(ws[0]), target_ms=105.0, width_multiple=1) == [105, 315, 154, 161]
 
 
 def test_starting_widths_are_three_quarters() -> None:

@@ -87,11 +87,9 @@ def audit(
 
 @app.command()
 def device() -> None:
-    """Write data/device.json, which machine this is: the pipeline measures a device anew where the file changes."""
-    from dcnas_latency.identity import write_identity
-
-    path = project_root() / "data/device.json"
-    if write_identity(path):
+    """Write data/device.json: which machine this is and which profile params.yaml names; the pipeline measures anew where it changes."""
+    path = _write_identity(project_root())
+    if path is not None:
         print(f"{path} is now of this machine")
 
 
@@ -140,9 +138,16 @@ def flow_run(
     """Run the stale pipeline stages as a Prefect flow; the result is what `dvc repro` gives."""
     root = project_root()
     params()
-    from dcnas_latency.identity import write_identity
-
-    write_identity(root / "data/device.json")
+    _write_identity(root)
     from dcnas_flows.reproduce import reproduce
 
     sys.exit(reproduce(root, targets or [], use_prefect=not no_prefect))
+
+
+def _write_identity(root: Path) -> Path | None:
+    """Write which machine this is, with the SHA-256 of the profile that params.yaml names; return the file where it changed."""
+    from dcnas_latency.identity import write_identity
+
+    path = root / "data/device.json"
+    named = load_params(root / "params.yaml").profile_latency.named_file
+    return path if write_identity(path, profile=named, root=root) else None

@@ -31,13 +31,13 @@ def add_training_noise(
 
 
 def add_uniform_noise(
-    clean: Tensor, highest: float, *, generator: torch.Generator, clip: bool, memory_format: torch.memory_format
+    clean: Tensor, highest: float, *, generator: torch.Generator, clip: bool
 ) -> tuple[Tensor, Tensor]:
     """
     Return noisy photographs and the sigma of each: uniform on [0, `highest`], continuous (paper, Sec. 4: [0, 1]).
 
     Noise is added before any mean and standard deviation are taken off. Everything happens on the device of `clean` with `generator`, which
-    lives there too.
+    lives there too, and contiguously, whatever the net wants: a CPU draws into other memory formats at an eighth of the speed.
 
     Args:
         clean: batch x 3 x height x width, in [0, 1].
@@ -45,8 +45,8 @@ def add_uniform_noise(
         clip: Clamp the result to [0, 1].
     """
     sigma = torch.rand((len(clean), 1, 1, 1), generator=generator, device=clean.device).mul_(highest)
-    noise = torch.empty(clean.shape, device=clean.device, memory_format=memory_format)
-    noisy = noise.normal_(generator=generator).mul_(sigma).add_(clean)
+    noise = torch.empty(clean.shape, device=clean.device).normal_(generator=generator)
+    noisy = noise.mul_(sigma).add_(clean)
     return (noisy.clamp_(0, 1) if clip else noisy), sigma.flatten()
 
 

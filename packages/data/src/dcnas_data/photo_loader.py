@@ -93,8 +93,8 @@ class PhotoStore:
         yield from self._batches(torch.arange(len(self)), batch_size, view)
 
     def _batches(self, numbers: Tensor, batch_size: int, view: View) -> Iterator[PhotoBatch]:
-        parts = numbers.split(batch_size) if len(numbers) else ()
-        indices = numbers.to(self._device).split(batch_size) if len(numbers) else ()
+        parts = torch.split(numbers, batch_size) if len(numbers) else ()
+        indices = torch.split(numbers.to(self._device), batch_size) if len(numbers) else ()
         for part, index, pixels in zip(parts, indices, self._pixels(parts, indices), strict=True):
             raw = RawPhotos(pixels=pixels, sizes=self._sizes[index])
             yield PhotoBatch(clean=view(raw), labels=self.labels[index], numbers=part)

@@ -17,7 +17,8 @@ JITTERS = ("brightness", "contrast", "saturation", "hue")
 _ATTEMPTS = 10
 _GRAY = (0.2989, 0.587, 0.114)
 """Share of red, green and blue in gray: torchvision's figures."""
-_HUE_OFFSETS = (5.0, 3.0, 1.0)
+_LEAST_CHROMA = 1e-12
+"""Instead of a gray pixel's 0, which gives no hue."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,10 +151,11 @@ def resample(
     )
     if flip is not None:
         across = torch.where(flip, across.flip(1), across)
-    across = across / 255
-    narrow = torch.bmm(pixels.float().view(batch, channels * height, width), across.transpose(1, 2))
-    narrow = narrow.view(batch, channels, height, size)
-    return torch.matmul(down.unsqueeze(1), narrow).clamp_(0, 1)
+    rows = torch.empty((batch, height, channels * width), device=pixels.device)
+    rows.view(batch, height, channels, width).copy_(pixels.transpose(1, 2))
+    short = torch.bmm(down / 255, rows).view(batch, size * channels, width)
+    small = torch.bmm(short, across.transpose(1, 2)).view(batch, size, channels, size)
+    return small.transpose(1, 2).contiguous().clamp_(0, 1)
 
 
 def _filters(first: Tensor, scale: Tensor, low: Tensor, high: Tensor, extent: int, size: int) -> Tensor:
@@ -205,31 +207,46 @@ def jitter_(image: Tensor, factors: dict[str, Tensor], order: Sequence[str]) -> 
 
 
 def _gray(image: Tensor) -> Tensor:
-    red, green, blue = image.split(1, 1)
-    return (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
+    red, green, blue = _channels(image)
+    gray: Tensor = (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
+    return gray
 
 
 def _shift_hue_(image: Tensor, turns: Tensor) -> None:
-    """Turn the hue, value and saturation kept. A channel is value - chroma * f(hue + offset), so that one formula serves all three."""
-    red, green, blue = image.split(1, 1)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    """Turn the hue; value and chroma stay. A channel is the least one and a share of the chroma, which the hue gives."""
+    red, green, blue = _channels(image)
+    value, least = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - least
     below = torch.where(green == value, (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4))
-    sixths = torch.where(red == value, green - blue, below).div_(torch.where(chroma == 0, 1, chroma))
-    for channel, offset in zip((red, green, blue), _HUE_OFFSETS, strict=True):
-        place = (sixths + 6 * turns).add_(offset).remainder_(6)
-        share = torch.minimum(place, 4 - place).clamp_(0, 1)
-        torch.sub(value, share.mul_(chroma), out=channel)
+    hue = torch.where(red == value, green - blue, below).div_(chroma.clamp(min=_LEAST_CHROMA))
+    hue.add_(turns, alpha=6).remainder_(6)
+    shares = (
+        (hue - 3).abs_().sub_(1),
+        (hue - 2).abs_().neg_().add_(2),
+        (hue - 4).abs_().neg_().add_(2),
+    )
+    for channel, share in zip((red, green, blue), shares, strict=True):
+        torch.addcmul(least, chroma, share.clamp_(0, 1), out=channel)
+
+
+def _channels(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return image[:, 0:1], image[:, 1:2], image[:, 2:3]
 
 
 class Normalizer:
     """Makes a net's input of images: each channel less its mean, over its standard deviation. Noise is added before this, never after."""
 
     def __init__(
-        self, device: torch.device, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
+        self,
+        device: torch.device,
+        memory_format: torch.memory_format,
+        *,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
+        self._format = memory_format
         self._mean, self._std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Return a new tensor of the same shape and memory format."""
-        return (image - self._mean).div_(self._std)
+        """Return a new tensor of the same shape, in the memory format that the net wants."""
+        return (image - self._mean).div_(self._std).contiguous(memory_format=self._format)

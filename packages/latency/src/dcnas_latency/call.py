@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dcnas_latency.bystanders import Bystanders
-from dcnas_latency.canary import Canary, CanaryStore, choose_canary
+from dcnas_latency.canary import LEAST_SAMPLES, Canary, CanaryStore, choose_canary
 from dcnas_latency.profile import best_of
 from dcnas_latency.rig import RigSample
 from dcnas_latency.samples import LEAST_KEPT, rejection
+from dcnas_latency.seen import Seen
 from dcnas_latency.timers import Program, Sample, Timer, choose_timer
-from dcnas_latency.watch import Seen, Watch
+from dcnas_latency.watch import Watch
 from dcnas_schema.provenance import DeviceState
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ _MOST_SETTLING_CALLS = 10
 _MOST_OTHERS_PCT = 5.0
 _LEAST_WATCHED_S = 1.0
 """The kernel counts processor time in ticks of 10 ms: the others' share of a shorter time would be a guess."""
-_LEAST_CANARIES = 20
-"""As many as `CanaryStore.learn` asks for."""
 
 Context = Callable[[], AbstractContextManager[object]]
 Learn = Callable[[Sequence[float]], float]
@@ -173,7 +172,7 @@ def _learning(store: CanaryStore, canary: Canary) -> Learn:
     more: list[float] = []
 
     def learn(times: Sequence[float]) -> float:
-        while len(times) + len(more) < _LEAST_CANARIES:
+        while len(times) + len(more) < LEAST_SAMPLES:
             more.append(canary.sample())
         return store.learn([*times, *more]).best_ms
 

@@ -28,7 +28,7 @@ the same host that only fills the shared cache slows nets by half and the first 
 _CUDA_SIZE, _CUDA_CHAIN = 1024, 8
 _RUNS = 2
 _BEST_SHARE = 0.05
-_LEAST_SAMPLES = 20
+LEAST_SAMPLES = 20
 """Below this the 5th percentile is no better than the minimum, which one lucky sample decides."""
 
 
@@ -134,8 +134,8 @@ class CanaryStore:
         Raises:
             ValueError: There are fewer than 20 samples.
         """
-        if len(samples) < _LEAST_SAMPLES:
-            raise ValueError(f"a canary reference needs at least {_LEAST_SAMPLES} samples, got {len(samples)}")
+        if len(samples) < LEAST_SAMPLES:
+            raise ValueError(f"a canary reference needs at least {LEAST_SAMPLES} samples, got {len(samples)}")
         best = sorted(samples)[math.ceil(_BEST_SHARE * len(samples)) - 1]
         known = self.read()
         if known is not None and known.best_ms <= best:

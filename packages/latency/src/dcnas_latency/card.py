@@ -1,10 +1,8 @@
 """The device card: what made a number, read from the machine; a field that it does not give says why."""
 
-import hashlib
-import json
 import os
 import platform
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from dcnas_latency import host
 from dcnas_latency.nvml import COUNTER_FIELD, NvmlDevice
@@ -13,9 +11,6 @@ from dcnas_schema.provenance import DeviceCard, DeviceState
 
 if TYPE_CHECKING:
     import torch
-
-_OWN: Final = ("kind", "name", "cpu_model", "uuid", "cores", "driver", "mig", "isa")
-"""Fields that make a device another one. Threads belong to the setting, load to the moment."""
 
 
 def device_card(device: "torch.device | str") -> DeviceCard:
@@ -62,8 +57,7 @@ def gpu_state(device: "torch.device | str") -> DeviceState:
 
 def fingerprint(card: DeviceCard) -> str:
     """Return 16 hex digits that tell one device from another: a latency table belongs to the device that it was measured on."""
-    own = json.dumps({field: getattr(card, field) for field in _OWN}, sort_keys=True)
-    return hashlib.sha256(own.encode()).hexdigest()[:16]
+    return card.fingerprint
 
 
 def nvml_device(device: "torch.device | str") -> NvmlDevice:

@@ -83,7 +83,9 @@ def require_space(entries: Sequence[Entry], metadata: ProfileMetadata, ops: Sequ
     setting, plan = metadata.setting, metadata.plan
     size = {"height": setting.height, "width": setting.width}
     curves = curves_of(ops, **size, width_multiple=plan.width_multiple)
-    parts = parts_of("dc_nas", uniform_genotype("k3_e3", 3), **size, classes=setting.classes)
+    parts = parts_of(
+        "dc_nas", uniform_genotype("k3_e3", 3), height=setting.height, width=setting.width, classes=setting.classes
+    )
     table = LookupTable.of(entries, modulus=plan.modulus)
     table.total([Part(curve.key, curve.widths[0]) for curve in curves])
     table.total([part for part in parts if part.mid_channels is None])

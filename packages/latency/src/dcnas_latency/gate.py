@@ -1,21 +1,26 @@
 """The noise gate: the conditions under which a profile may be believed, each with its figure, its limit and what to do."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_latency.rig import RigSample
 from dcnas_latency.samples import Summary
-from dcnas_schema.latency import Accuracy, Gate, GateCheck
+from dcnas_latency.seen import REJECTED, summarise, throttled
+from dcnas_schema.latency import Accuracy, Gate, GateCheck, PlanReport
 from dcnas_schema.params import GateLimits
 from dcnas_schema.provenance import DeviceState
 
-REJECTED_THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80 | 0x200 | 0x400
+REJECTED_THROTTLE_BITS = sum(REJECTED)
 """NVML clock event reasons that slow a timing: power caps, thermal and hardware slowdown, power brake, board and reliability limits."""
 _QUIET = "close other programs or wait until they end, then run the same command again: it measures anew"
+_SILENT = "NVML does not tell"
+_HEAR_NVML = "install the driver's NVML and the package nvidia-ml-py, or run outside of a container that hides them"
+_IDLE_GB = 1.5
+"""GPU memory that a driver may hold before any program came: more than that is somebody's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,9 +29,15 @@ class Conditions:
 
     states: Sequence[tuple[float, DeviceState]]
     """Seconds since the start, and the device then."""
+    timed: Sequence[tuple[float, float]]
+    """Begin and end, in seconds since the start, of the spans in which samples were taken: a GPU's clock idles while nets are loaded."""
     others_share: float | None
     """Share of all processors' time that went to other programs, 0 to 1; `None` where the system does not tell."""
     cuda: bool
+    counters_rise: Mapping[str, int] = field(default_factory=dict)
+    """Time in ns, by reason, that a GPU was slowed in the runs that measured, as its counters tell; they miss nothing between two looks."""
+    used_before_gb: float | None = None
+    """Memory of the GPU in use before we came; it tells of other programs where a container hides their list."""
 
 
 def build_gate(
@@ -35,6 +46,7 @@ def build_gate(
     samples: Sequence[RigSample],
     rejected: Counter[str],
     accuracy: Sequence[Accuracy],
+    plan: PlanReport,
     conditions: Conditions,
     limits: GateLimits,
     allow_noisy: bool,
@@ -45,7 +57,7 @@ def build_gate(
     Args:
         summaries: Of every entry of the table.
 
-        samples: All samples of the whole nets, in the order taken: they tell drift.
+        samples: Accepted samples of the whole nets, in the order taken: they tell drift.
 
         rejected: Samples rejected by reason, of `accepted` + `rejected` in all.
     """
@@ -55,6 +67,7 @@ def build_gate(
         _drift(samples, limits),
         _others(conditions, limits),
         _predictor(accuracy, limits),
+        _plan(plan, limits),
     ]
     if conditions.cuda:
         checks += [_throttle(conditions), _strangers(conditions), _clock(conditions, limits)]
@@ -90,14 +103,16 @@ def describe(check: GateCheck) -> str:
 def _builds_agree(summaries: Sequence[Summary], limits: GateLimits) -> GateCheck:
     differences = [s.builds_differ_pct for s in summaries if s.builds_differ_pct is not None]
     value = float(np.median(differences)) if differences else None
+    one = max((summary.builds for summary in summaries), default=0) < 2
+    reason = "fewer than two builds were measured" if one else "no entry has accepted samples of two builds"
     return GateCheck(
         name="two interleaved builds differ by (median entry)",
         value=value,
         limit=limits.builds_differ_pct,
         unit="%",
         passed=value is not None and value <= limits.builds_differ_pct,
-        reason="" if differences else "fewer than two builds were measured",
-        remedy=_QUIET if differences else "set profile_latency.builds: 2",
+        reason="" if differences else reason,
+        remedy="set profile_latency.builds: 2" if one and not differences else _QUIET,
     )
 
 
@@ -116,21 +131,25 @@ def _accepted(summaries: Sequence[Summary], rejected: Counter[str], limits: Gate
 
 
 def _drift(samples: Sequence[RigSample], limits: GateLimits) -> GateCheck:
-    value = 100 * abs(drift_of(samples))
+    drift = drift_of(samples)
+    value = None if drift is None else 100 * abs(drift)
     return GateCheck(
         name="drift from the first third of the rounds to the last",
         value=value,
         limit=limits.drift_pct,
         unit="%",
-        passed=value <= limits.drift_pct,
-        remedy="let the device reach a steady temperature and load, then run the same command again",
+        passed=value is not None and value <= limits.drift_pct,
+        reason="no net has accepted samples in both" if value is None else "",
+        remedy=_QUIET
+        if value is None
+        else "let the device reach a steady temperature and load, then run the same command again",
     )
 
 
-def drift_of(samples: Sequence[RigSample]) -> float:
-    """Return by which share subjects are slower in the last third of their rounds than in the first: median over subjects; 0 without."""
+def drift_of(samples: Sequence[RigSample]) -> float | None:
+    """Return by which share subjects are slower in the last third of the rounds than in the first: median over subjects with both."""
     if not samples:
-        return 0.0
+        return None
     subjects = np.array([sample.subject for sample in samples])
     rounds = np.array([sample.round for sample in samples])
     totals = np.array([sample.total_ms for sample in samples])
@@ -141,7 +160,7 @@ def drift_of(samples: Sequence[RigSample]) -> float:
         early, late = totals[mine & (rounds < third)], totals[mine & (rounds >= 2 * third)]
         if len(early) and len(late):
             ratios.append(float(np.median(late) / np.median(early)))
-    return float(np.median(ratios)) - 1 if ratios else 0.0
+    return float(np.median(ratios)) - 1 if ratios else None
 
 
 def _others(conditions: Conditions, limits: GateLimits) -> GateCheck:
@@ -170,42 +189,61 @@ def _predictor(accuracy: Sequence[Accuracy], limits: GateLimits) -> GateCheck:
     )
 
 
+def _plan(plan: PlanReport, limits: GateLimits) -> GateCheck:
+    return GateCheck(
+        name="mean error of the table at held-out widths",
+        value=plan.mean_error_pct if plan.held_out else None,
+        limit=limits.plan_pct,
+        unit="%",
+        passed=plan.held_out > 0 and plan.mean_error_pct <= limits.plan_pct,
+        reason="" if plan.held_out else "none was held out",
+        remedy="raise profile_latency.generations and most_entries, or lower tolerance_pct: points in line with their neighbours may "
+        "still stand on a staircase; where the other checks fail too, it may be noise",
+    )
+
+
 def _throttle(conditions: Conditions) -> GateCheck:
-    bits = [state.throttle_reasons for _, state in conditions.states if state.throttle_reasons is not None]
-    seen = int(np.bitwise_or.reduce(bits)) if bits else 0
+    states = [state for _, state in conditions.states]
+    heard = any(state.throttle_reasons is not None for state in states)
+    bits = summarise(states).bits
+    slowed = [*throttled(bits), *(f"counter {name} rose" for name in conditions.counters_rise)]
+    told = f"NVML reported {bits:#x}" + (f": {', '.join(slowed)}" if slowed else "")
     return GateCheck(
         name="throttle reasons seen",
-        value=float(seen & REJECTED_THROTTLE_BITS) if bits else None,
+        value=float(len(slowed)) if heard or slowed else None,
         limit=0,
         unit="",
-        passed=not seen & REJECTED_THROTTLE_BITS,
-        reason=f"NVML reported {seen:#x}" if bits else "NVML does not tell",
-        remedy="let the card cool, raise its power cap, or lock its clocks",
+        passed=heard and not slowed,
+        reason=told if heard or slowed else _SILENT,
+        remedy="let the card cool, raise its power cap, or lock its clocks" if heard or slowed else _HEAR_NVML,
     )
 
 
 def _strangers(conditions: Conditions) -> GateCheck:
-    counts = [state.other_processes for _, state in conditions.states if state.other_processes is not None]
+    most = summarise([state for _, state in conditions.states]).other_processes
+    used = conditions.used_before_gb
+    alone = most == 0 if most is not None else used is not None and used <= _IDLE_GB
+    hidden = _SILENT if used is None else f"NVML lists no processes here, but {used:g} GB were in use before we came"
     return GateCheck(
         name="other processes on the GPU",
-        value=float(max(counts)) if counts else None,
+        value=None if most is None else float(most),
         limit=0,
         unit="",
-        passed=not any(counts),
-        reason="" if counts else "NVML does not tell",
-        remedy="stop the other processes that use this GPU",
+        passed=alone,
+        reason=hidden if most is None else "",
+        remedy=_HEAR_NVML if most is None and used is None else "stop the other processes that use this GPU",
     )
 
 
 def _clock(conditions: Conditions, limits: GateLimits) -> GateCheck:
-    clocks = [state.sm_clock_mhz for _, state in conditions.states[1:-1] if state.sm_clock_mhz]
-    value = 100 * (max(clocks) - min(clocks)) / max(clocks) if clocks else None
+    timed = [state for when, state in conditions.states if any(a <= when <= b for a, b in conditions.timed)]
+    value = summarise(timed).clock_spread_pct
     return GateCheck(
-        name="spread of the SM clock",
+        name="spread of the SM clock while timed",
         value=value,
         limit=limits.clock_spread_pct,
         unit="%",
-        passed=value is None or value <= limits.clock_spread_pct,
-        reason="" if clocks else "NVML does not tell",
-        remedy="lock the card's clocks (nvidia-smi --lock-gpu-clocks), or let it cool",
+        passed=value is not None and value <= limits.clock_spread_pct,
+        reason=_SILENT if value is None else "",
+        remedy=_HEAR_NVML if value is None else "lock the card's clocks (nvidia-smi --lock-gpu-clocks), or let it cool",
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dcnas_latency.rig import Subject
 from dcnas_schema.genotype import BlockChoice, Genotype, block_key, parts_of
 from dcnas_schema.keys import LatencyKey, Part
-from dcnas_schema.space import OPS, PLACES, OpName, padded, width_bounds
+from dcnas_schema.space import OPS, PLACES, NetKind, OpName, padded, width_bounds
 
 
 def pack(points: Sequence[Part], *, ops: Sequence[OpName], height: int, width: int, classes: int) -> list[Subject]:
@@ -31,11 +31,10 @@ def pack(points: Sequence[Part], *, ops: Sequence[OpName], height: int, width: i
     ]
 
 
-def whole_net(genotype: Genotype, kind: str, *, height: int, width: int, classes: int) -> Subject:
+def whole_net(genotype: Genotype, kind: NetKind, *, height: int, width: int, classes: int) -> Subject:
     """Return a whole net of the space as something to time."""
-    assert kind in ("c_nas", "d_nas", "dc_nas"), kind
-    parts = parts_of(kind, genotype, height=height, width=width, classes=classes)  # type: ignore[arg-type] # narrowed above
-    return Subject(kind=kind, parts=parts, genotype=genotype)  # type: ignore[arg-type] # narrowed above
+    parts = parts_of(kind, genotype, height=height, width=width, classes=classes)
+    return Subject(kind=kind, parts=parts, genotype=genotype)
 
 
 def _fillers(queue: deque[Part], homes: dict[LatencyKey, list[int]], number: int, points: Sequence[Part]) -> list[Part]:

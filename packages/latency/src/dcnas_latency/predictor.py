@@ -13,9 +13,13 @@ from dcnas_schema.latency import Accuracy, Calibration, Entry, NetTiming, Profil
 from dcnas_schema.space import NetKind
 
 Floats = NDArray[np.float64]
-_HUBER = 1.345
-"""Residuals beyond this many robust standard deviations weigh less (Huber 1964; 95 % efficiency on normal errors)."""
+_BISQUARE = 4.685
+"""Residuals beyond this many robust standard deviations weigh nothing (Beaton and Tukey 1974; 95 % efficiency on normal errors)."""
+_LEAST_SD = 1e-3
+"""Relative; no timing is better, and nets that happen to lie on a line are no measure of the others."""
 _ITERATIONS = 30
+_SETTLED = 1e-9
+"""Relative change of a prediction below which the fit has settled."""
 _MAD_TO_SD = 1.4826
 _PARAMETERS = 2
 
@@ -49,7 +53,7 @@ class Predictor:
         """
         fit = self.calibration
         ms = fit.scale[kind] * self.table.total(parts) + fit.overhead_ms[kind]
-        half = ms * fit.interval_pct / 100
+        half = ms * fit.interval_pct[kind] / 100
         return Prediction(ms=ms, low_ms=ms - half, high_ms=ms + half)
 
 
@@ -57,7 +61,7 @@ def calibrate(
     table_ms: Mapping[NetKind, Sequence[float]], measured_ms: Mapping[NetKind, Sequence[float]], *, confidence: float
 ) -> Calibration:
     """
-    Fit scale and overhead of each kind of net by robust regression of relative errors (Huber), pooling the residuals' spread.
+    Fit scale and overhead of each kind of net by robust regression of relative errors; each has a spread of its own.
 
     Args:
         table_ms: Plain sums over the table of the nets to fit, by kind. `measured_ms` likewise: at least three nets a kind.
@@ -66,26 +70,25 @@ def calibrate(
     """
     scale: dict[NetKind, float] = {}
     overhead: dict[NetKind, float] = {}
-    residuals: list[Floats] = []
+    spread: dict[NetKind, float] = {}
+    interval: dict[NetKind, float] = {}
     for kind, sums in table_ms.items():
         x, y = np.asarray(sums, dtype=np.float64), np.asarray(measured_ms[kind], dtype=np.float64)
         assert len(x) >= _PARAMETERS + 1, f"{kind}: {len(x)} nets cannot fit {_PARAMETERS} values"
-        scale[kind], overhead[kind] = _huber_line(x, y)
-        residuals.append((scale[kind] * x + overhead[kind]) / y - 1)
-    pooled = np.concatenate(residuals)
-    count, groups = len(pooled), len(residuals)
-    freedom = count - _PARAMETERS * groups
-    spread = float(
-        np.sqrt((pooled**2).sum() / freedom)
-    )  # not the robust one: what the fit leaves out, a user still meets
-    leverage = math.sqrt(1 + _PARAMETERS * groups / count)
+        scale[kind], overhead[kind] = _robust_line(x, y)
+        residuals = y / (scale[kind] * x + overhead[kind]) - 1
+        freedom = len(x) - _PARAMETERS
+        # not the robust spread: what the fit leaves out, a user still meets
+        spread[kind] = 100 * float(np.sqrt((residuals**2).sum() / freedom))
+        leverage = math.sqrt(1 + _PARAMETERS / len(x))
+        interval[kind] = spread[kind] * leverage * _student(confidence, freedom)
     return Calibration(
         scale=scale,
         overhead_ms=overhead,
-        spread_pct=100 * spread,
-        interval_pct=100 * spread * leverage * _student(confidence, freedom),
+        spread_pct=spread,
+        interval_pct=interval,
         confidence=confidence,
-        fitted_on=count,
+        fitted_on=sum(map(len, table_ms.values())),
     )
 
 
@@ -111,19 +114,44 @@ def accuracy_of(kind: NetKind, nets: Sequence[NetTiming]) -> Accuracy:
     )
 
 
-def _huber_line(x: Floats, y: Floats) -> tuple[float, float]:
-    """Return slope and intercept that minimise Huber's loss of (slope * x + intercept) / y - 1."""
-    design = np.stack([x / y, 1 / y], axis=1)
-    target = np.ones_like(y)
-    weights: Floats = np.ones_like(y)
-    solution: Floats = np.zeros(2)
+def _robust_line(x: Floats, y: Floats) -> tuple[float, float]:
+    """
+    Return slope and intercept of the line that fits y with small relative errors, outliers left out (an MM-estimate, Yohai 1987).
+
+    Start and spread come from medians, and stay: a loss that only bounds the residuals' weight, such as Huber's, is captured by the
+    smallest net where that is the wild one. Errors are relative to the start's line, not to y, or a net measured ten times too fast
+    would weigh ten times as much.
+    """
+    start = _median_line(x, y)
+    line = start[0] * x + start[1]
+    design = np.stack([x / line, 1 / line], axis=1)
+    target = y / line
+    solution: Floats = np.array(start)
+    small_sample = len(x) / (len(x) - _PARAMETERS)
+    limit = _BISQUARE * max(small_sample * _robust_sd(design @ solution - target), _LEAST_SD)
     for _ in range(_ITERATIONS):
-        root = np.sqrt(weights)
+        root: Floats = np.maximum(1 - ((design @ solution - target) / limit) ** 2, 0.0)  # of the bisquare weight
+        before = solution
         solution = np.asarray(np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0], dtype=np.float64)
-        off: Floats = np.abs(design @ solution - target)
-        limit = _HUBER * max(_robust_sd(off), 1e-12)
-        weights = np.minimum(np.ones_like(y), limit / np.maximum(off, 1e-15))
+        if np.abs(design @ (solution - before)).max() < _SETTLED:
+            break
     return float(solution[0]), float(solution[1])
+
+
+def _median_line(x: Floats, y: Floats) -> tuple[float, float]:
+    """
+    Return slope and intercept by the medians of Theil (1950) and Sen (1968): a quarter of the nets may be anything.
+
+    Where that line is not positive at every net, the one through nought with the median ratio.
+    """
+    left, right = np.triu_indices(len(x), 1)
+    apart = x[left] != x[right]
+    if apart.any():
+        slope = float(np.median(((y[left] - y[right])[apart]) / (x[left] - x[right])[apart]))
+        intercept = float(np.median(y - slope * x))
+        if (slope * x + intercept > 0).all():
+            return slope, intercept
+    return float(np.median(y / x)), 0.0
 
 
 def _robust_sd(values: Floats) -> float:

@@ -7,13 +7,15 @@ drawn anew, so that what changes on the machine meets all of them alike. Only th
 """
 
 import hashlib
-from collections import Counter, defaultdict
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from dcnas_harness.console import progress
+from dcnas_latency.estimates import Estimates, Phase
 from dcnas_latency.packing import pack, whole_net
 from dcnas_latency.plan import (
     Alignment,
@@ -27,7 +29,7 @@ from dcnas_latency.plan import (
 )
 from dcnas_latency.predictor import Predictor, accuracy_of, calibrate
 from dcnas_latency.rig import Rig, RigSample, Subject
-from dcnas_latency.samples import LEAST_KEPT, Summary, accept, summarise
+from dcnas_latency.samples import Summary
 from dcnas_latency.store import SampleStore, phase_name
 from dcnas_latency.table import LookupTable
 from dcnas_schema.genotype import Genotype
@@ -41,12 +43,6 @@ _LEAST_SCOUT_ROUNDS, _SCOUT_SHARE = 3, 4
 """Scouting takes a quarter of the rounds, at least three."""
 _TURN = 12
 """Subjects between two changes from marks to none."""
-_ROUND_IDS = 1_000_000
-"""Rounds of different phases are different units of the bootstrap."""
-_Kept = tuple[float, int, int]
-"""Time in ms, round, build."""
-_Every = tuple[float, float, int, int]
-"""Canary in ms, time in ms, round, build."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,14 +51,6 @@ class NetSample:
 
     fit: Sequence[Genotype]
     held_out: Sequence[Genotype]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Phase:
-    """Subjects that were timed together, and all their samples in the order taken."""
-
-    subjects: list[Subject]
-    samples: list[RigSample]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +65,7 @@ class Profile:
     summaries: tuple[Summary, ...]
     """Of the entries, in their order."""
     net_samples: tuple[RigSample, ...]
+    """Accepted ones of the whole nets, as they were taken."""
     rejected: Counter[str]
     canary_reference_ms: float
 
@@ -93,7 +82,9 @@ class Profiler:
     """Takes canary times in ms and returns the reference: the best that this machine ever gave."""
     on_round: Callable[[], None] = lambda: None
     """Called after every round of a build that was measured, before it is stored: the caller watches the device."""
-    _scouts: list[_Phase] = field(default_factory=list)
+    on_turn: Callable[[Sequence[RigSample], float], None] = lambda _samples, _seconds: None
+    """Called with every few samples when they have been taken, and the seconds that they took."""
+    _scouts: list[Phase] = field(default_factory=list)
 
     def run(self, nets: NetSample) -> Profile:
         """Measure and return the whole profile."""
@@ -112,10 +103,11 @@ class Profiler:
         whole, uses = self._whole_nets(nets)
         final = self._measure("final", [*parts, *whole], whole=len(whole), rounds=params.rounds)
         reference = self._reference(final)
-        good, rejected = accept(final.samples, reference_ms=reference, band_pct=params.canary_band_pct)
-        entries, summaries = self._entries(final, good, points, set(held_out))
+        estimates = Estimates(final, reference_ms=reference, band_pct=params.canary_band_pct)
+        entries, summaries = _entries(estimates, points, set(held_out))
         table = LookupTable.of(entries, modulus=alignment.modulus)
-        timings, calibration = self._timings(final, good, whole, uses, table)
+        measured = [readings.summary() for readings in estimates.subjects(len(parts))]
+        timings, calibration = _timings(measured, whole, uses, table, confidence=params.confidence)
         return Profile(
             entries=entries,
             nets=timings,
@@ -125,8 +117,8 @@ class Profiler:
                 accuracy_of(kind, [t for t in timings if t.kind == kind and t.use == "held_out"]) for kind in NET_KINDS
             ),
             summaries=summaries,
-            net_samples=tuple(sample for sample in final.samples if sample.subject >= len(parts)),
-            rejected=rejected,
+            net_samples=estimates.accepted(len(parts)),
+            rejected=estimates.rejected,
             canary_reference_ms=reference,
         )
 
@@ -178,7 +170,7 @@ class Profiler:
         ]
         return subjects, [use for use, _ in uses for _ in NET_KINDS]
 
-    def _measure(self, name: str, subjects: list[Subject], *, whole: int, rounds: int) -> _Phase:
+    def _measure(self, name: str, subjects: list[Subject], *, whole: int, rounds: int) -> Phase:
         """
         Time every subject once a round in every build; rounds stored by an earlier run are taken from there.
 
@@ -200,7 +192,7 @@ class Profiler:
                         self.store.write(stored, number, build, found)
                     samples += found
                 report.update(number + 1)
-        return _Phase(subjects=subjects, samples=samples)
+        return Phase(subjects=subjects, samples=samples)
 
     def _one_round(self, name: str, number: int, build: int, parts: int, count: int) -> list[RigSample]:
         """Time all subjects once in an order of its own; those with marks and those without in turns of a few."""
@@ -214,10 +206,13 @@ class Profiler:
                 some = [i for i in turn if (i < parts) == marked]
                 if some:
                     wanted = marked and self.rig.in_context
-                    samples += self.rig.sample(build, round=number, marked=wanted, order=some)
+                    began = time.monotonic()
+                    taken = self.rig.sample(build, round=number, marked=wanted, order=some)
+                    self.on_turn(taken, time.monotonic() - began)
+                    samples += taken
         return samples
 
-    def _reference(self, final: _Phase) -> float:
+    def _reference(self, final: Phase) -> float:
         return self.learn_canary(_canaries((*self._scouts, final)))
 
     def _medians(self) -> dict[Part, float]:
@@ -227,77 +222,12 @@ class Profiler:
         The canary's reference is that of the scouts themselves: one that the machine remembers would, after an interruption, be another,
         and with it the plan.
         """
-        samples = [sample for phase in self._scouts for sample in phase.samples]
         reference = best_of(_canaries(self._scouts))
-        good, _ = accept(samples, reference_ms=reference, band_pct=self.params.canary_band_pct)
-        kept, every = _part_samples(self._scouts, good)
-        return {part: float(np.median([ms for ms, _, _ in _used(kept[part], rows)])) for part, rows in every.items()}
-
-    def _entries(
-        self, final: _Phase, good: Sequence[RigSample], points: Mapping[Part, None], held_out: set[Part]
-    ) -> tuple[tuple[Entry, ...], tuple[Summary, ...]]:
-        kept, every = _part_samples([final], good)
-        entries, used = [], []
-        for part in sorted(every, key=_part_order):
-            in_plan = part.mid_channels is None or part in points
-            if not in_plan and part not in held_out:
-                continue  # a filler of a net that the plan did not ask for
-            summary = _summary(kept[part], every[part])
-            entries.append(_entry(part, summary, "plan" if in_plan else "held_out"))
-            used.append(summary)
-        return tuple(entries), tuple(used)
-
-    def _timings(
-        self,
-        final: _Phase,
-        good: Sequence[RigSample],
-        whole: Sequence[Subject],
-        uses: Sequence[str],
-        table: LookupTable,
-    ) -> tuple[tuple[NetTiming, ...], Calibration]:
-        first = len(final.subjects) - len(whole)
-        kept: dict[int, list[_Kept]] = defaultdict(list)
-        every: dict[int, list[_Every]] = defaultdict(list)
-        for sample in final.samples:
-            every[sample.subject].append((sample.canary_ms, sample.total_ms, sample.round, sample.build))
-        for sample in good:
-            kept[sample.subject].append((sample.total_ms, sample.round, sample.build))
-        summaries = [_summary(kept[first + i], every[first + i]) for i in range(len(whole))]
-        sums = [table.total(subject.parts) for subject in whole]
-        fit: dict[NetKind, list[int]] = {
-            kind: [i for i, subject in enumerate(whole) if subject.kind == kind and uses[i] == "fit"]
-            for kind in NET_KINDS
-        }
-        calibration = calibrate(
-            {kind: [sums[i] for i in chosen] for kind, chosen in fit.items()},
-            {kind: [summaries[i].median_ms for i in chosen] for kind, chosen in fit.items()},
-            confidence=self.params.confidence,
-        )
-        predictor = Predictor(table, calibration)
-        timings = tuple(
-            _timing(subject, role, summary, total, predictor)
-            for subject, role, summary, total in zip(whole, uses, summaries, sums, strict=True)
-        )
-        return timings, calibration
-
-
-def _part_samples(
-    phases: Sequence[_Phase], good: Sequence[RigSample]
-) -> tuple[dict[Part, list[_Kept]], dict[Part, list[_Every]]]:
-    """Return accepted and all samples of every part of `phases`, from marks or from parts alone."""
-    kept: dict[Part, list[_Kept]] = defaultdict(list)
-    every: dict[Part, list[_Every]] = defaultdict(list)
-    accepted = {id(sample) for sample in good}
-    for number, phase in enumerate(phases):
-        for sample in phase.samples:
-            subject = phase.subjects[sample.subject]
-            times = sample.part_ms or ((sample.total_ms,) if subject.kind is None else ())
-            round_id = number * _ROUND_IDS + sample.round
-            for part, ms in zip(subject.parts, times, strict=False):
-                every[part].append((sample.canary_ms, ms, round_id, sample.build))
-                if id(sample) in accepted:
-                    kept[part].append((ms, round_id, sample.build))
-    return kept, every
+        medians: dict[Part, float] = {}
+        for phase in self._scouts:
+            estimates = Estimates(phase, reference_ms=reference, band_pct=self.params.canary_band_pct)
+            medians |= {part: readings.median_ms for part, readings in estimates.parts().items()}
+        return medians
 
 
 def best_of(times_ms: Sequence[float]) -> float:
@@ -305,26 +235,23 @@ def best_of(times_ms: Sequence[float]) -> float:
     return float(np.quantile(np.asarray(times_ms), _CANARY_SHARE))
 
 
-def _canaries(phases: Sequence[_Phase]) -> list[float]:
-    return [sample.canary_ms for phase in phases for sample in phase.samples]
+def _canaries(phases: Sequence[Phase]) -> list[float]:
+    return [ms for phase in phases for ms in phase.canaries_ms]
 
 
-def _used(kept: Sequence[_Kept], every: Sequence[_Every]) -> Sequence[_Kept]:
-    """Return the accepted samples, or the quieter half of all where too few were accepted: the gate hears of it by `kept`."""
-    if len(kept) >= min(LEAST_KEPT, -(-len(every) // 2)):
-        return kept
-    half = sorted(every, key=lambda one: one[0])[
-        : -(-len(every) // 2)
-    ]  # by the canary alone: by their time would be a bias
-    return [(ms, round_id, build) for _, ms, round_id, build in half]
-
-
-def _summary(kept: Sequence[_Kept], every: Sequence[_Every]) -> Summary:
-    used = _used(kept, every)
-    values, rounds, builds = (np.array(column) for column in zip(*used, strict=True))
-    return summarise(
-        values.astype(np.float64), rounds.astype(np.int64), builds.astype(np.int64), raw=len(every), kept=len(kept)
-    )
+def _entries(
+    estimates: Estimates, points: Mapping[Part, None], held_out: set[Part]
+) -> tuple[tuple[Entry, ...], tuple[Summary, ...]]:
+    parts = estimates.parts()
+    entries, used = [], []
+    for part in sorted(parts, key=_part_order):
+        in_plan = part.mid_channels is None or part in points
+        if not in_plan and part not in held_out:
+            continue  # a filler of a net that the plan did not ask for
+        summary = parts[part].summary()
+        entries.append(_entry(part, summary, "plan" if in_plan else "held_out"))
+        used.append(summary)
+    return tuple(entries), tuple(used)
 
 
 def _entry(part: Part, summary: Summary, role: str) -> Entry:
@@ -340,6 +267,27 @@ def _entry(part: Part, summary: Summary, role: str) -> Entry:
 
 
 _SUMMARY_FIELDS = ("median_ms", "low_ms", "high_ms", "min_ms", "p90_ms", "mad_ms", "raw", "kept")
+
+
+def _timings(
+    measured: Sequence[Summary], whole: Sequence[Subject], uses: Sequence[str], table: LookupTable, *, confidence: float
+) -> tuple[tuple[NetTiming, ...], Calibration]:
+    """Return the whole nets as measured and predicted, and the calibration fitted on those of them that are for it."""
+    sums = [table.total(subject.parts) for subject in whole]
+    fit: dict[NetKind, list[int]] = {
+        kind: [i for i, subject in enumerate(whole) if subject.kind == kind and uses[i] == "fit"] for kind in NET_KINDS
+    }
+    calibration = calibrate(
+        {kind: [sums[i] for i in chosen] for kind, chosen in fit.items()},
+        {kind: [measured[i].median_ms for i in chosen] for kind, chosen in fit.items()},
+        confidence=confidence,
+    )
+    predictor = Predictor(table, calibration)
+    timings = tuple(
+        _timing(subject, role, summary, total, predictor)
+        for subject, role, summary, total in zip(whole, uses, measured, sums, strict=True)
+    )
+    return timings, calibration
 
 
 def _timing(subject: Subject, role: str, summary: Summary, table_ms: float, predictor: Predictor) -> NetTiming:

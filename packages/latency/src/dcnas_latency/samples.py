@@ -1,7 +1,5 @@
-"""From raw samples to a figure with its interval: rejection by the canary and the system's counters, bootstrap over rounds."""
+"""Which samples are believed, by the canary and the system's counters; and from samples to a figure with its interval."""
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,17 +8,18 @@ from numpy.typing import NDArray
 from dcnas_latency.rig import RigSample
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 _RESAMPLES = 400
 _RUN_DELAY_SHARE = 0.005
 """Share of a sample that its threads may have waited for a processor."""
 _INTERVAL = (2.5, 97.5)
 LEAST_KEPT = 5
-"""Accepted samples that a figure needs, unless they are half of all; with fewer, the quietest half is taken and the gate hears of it."""
+"""Accepted samples that the figure of one call needs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
-    """A figure in ms: median of the accepted samples, its 95 % interval from a bootstrap over rounds, and their spread."""
+    """A figure in ms: median of the samples that count, its 95 % interval from a bootstrap over rounds, and their spread."""
 
     median_ms: float
     low_ms: float
@@ -30,13 +29,15 @@ class Summary:
     mad_ms: float
     raw: int
     kept: int
-    """Accepted samples; where fewer than `LEAST_KEPT`, the quietest half may have had to do."""
+    """Accepted samples; where they are fewer than half, all count."""
+    builds: int
+    """Builds that took samples, whether any of them counts or not."""
     builds_ms: tuple[float, ...]
-    """Median of each build alone."""
+    """Median of each build alone, of those with samples that count."""
 
     @property
     def builds_differ_pct(self) -> float | None:
-        """How far the builds' medians lie apart, in per cent of their mean; `None` for one build."""
+        """How far the builds' medians lie apart, in per cent of their mean; `None` where only one has samples that count."""
         if len(self.builds_ms) < 2:
             return None
         return 100 * (max(self.builds_ms) - min(self.builds_ms)) / (sum(self.builds_ms) / len(self.builds_ms))
@@ -58,23 +59,15 @@ def rejection(sample: RigSample, *, reference_ms: float, band_pct: float) -> str
     return None
 
 
-def accept(
-    samples: Sequence[RigSample], *, reference_ms: float, band_pct: float
-) -> tuple[list[RigSample], Counter[str]]:
-    """Return the samples to be believed, and how many were rejected by reason."""
-    kept: list[RigSample] = []
-    rejected: Counter[str] = Counter()
-    for sample in samples:
-        reason = rejection(sample, reference_ms=reference_ms, band_pct=band_pct)
-        if reason is None:
-            kept.append(sample)
-        else:
-            rejected[reason] += 1
-    return kept, rejected
-
-
 def summarise(
-    values_ms: Floats, rounds: NDArray[np.int64], builds: NDArray[np.int64], *, raw: int, kept: int
+    values_ms: Floats,
+    rounds: Ints,
+    builds: Ints,
+    *,
+    raw: int,
+    kept: int,
+    build_ms: Floats | None = None,
+    measured_builds: int | None = None,
 ) -> Summary:
     """
     Summarise the samples of one thing.
@@ -90,7 +83,13 @@ def summarise(
         raw: Samples before rejection.
 
         kept: Accepted ones.
+
+        build_ms: 1-D, the samples by which builds are compared, where those differ from `values_ms`.
+
+        measured_builds: Builds that took samples, where some of them may have none that counts.
     """
+    compared = values_ms if build_ms is None else build_ms
+    names = np.unique(builds)
     by_round = _round_medians(values_ms, rounds, builds)
     generator = np.random.Generator(np.random.PCG64(len(by_round)))
     drawn = generator.integers(0, len(by_round), size=(_RESAMPLES, len(by_round)))
@@ -104,11 +103,12 @@ def summarise(
         mad_ms=float(np.median(np.abs(values_ms - np.median(values_ms)))),
         raw=raw,
         kept=kept,
-        builds_ms=tuple(float(np.median(values_ms[builds == build])) for build in np.unique(builds)),
+        builds=len(names) if measured_builds is None else measured_builds,
+        builds_ms=tuple(float(np.median(compared[builds == build])) for build in names),
     )
 
 
-def _round_medians(values_ms: Floats, rounds: NDArray[np.int64], builds: NDArray[np.int64]) -> Floats:
+def _round_medians(values_ms: Floats, rounds: Ints, builds: Ints) -> Floats:
     """Return the median of each round (row) of each build (column); NaN where a build has no sample that counts."""
     names, row = np.unique(rounds, return_inverse=True)
     columns, column = np.unique(builds, return_inverse=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
+from dcnas_harness.process import SPINS
 from dcnas_latency.cuda import Cuda
 
 Cache = Literal["warm", "cold"]
@@ -265,7 +266,7 @@ def thread_environment(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
-        "GOMP_SPINCOUNT": "300000",
+        "GOMP_SPINCOUNT": SPINS,
         "KMP_BLOCKTIME": "3",
     }
 
@@ -344,9 +345,14 @@ class _Host:
         }
 
 
-def _counters() -> _Counters:
+def page_faults() -> int:
+    """Return how many pages this process has faulted in so far, minor and major ones."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    return _Counters(time.process_time_ns(), time.thread_time_ns(), usage.ru_minflt + usage.ru_majflt)
+    return usage.ru_minflt + usage.ru_majflt
+
+
+def _counters() -> _Counters:
+    return _Counters(time.process_time_ns(), time.thread_time_ns(), page_faults())
 
 
 def _threads() -> tuple[str, ...]:

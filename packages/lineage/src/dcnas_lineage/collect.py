@@ -9,7 +9,7 @@ from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of
 from dcnas_schema.provenance import DeviceCard, Provenance
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "pytorch-msssim", "scikit-learn")
+_PACKAGES = ("torch", "torchvision", "numpy", "pyarrow", "safetensors", "pytorch-msssim", "scikit-learn", "timm")
 _WRITTEN_BY_THE_RUN = ("dvc.lock",)
 
 

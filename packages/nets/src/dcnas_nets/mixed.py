@@ -84,7 +84,7 @@ class MixedBlock(nn.Module):
         out = self.place.out_channels
         scales = weights.index_select(0, self._order).unsqueeze(1).expand(-1, out).flatten()
         features = batch_norm(torch.cat(projected, dim=1), scales)
-        return features.unflatten(1, (len(projected), out)).sum(1)
+        return torch.unflatten(features, 1, (len(projected), out)).sum(1)
 
     def _through_depthwise(self, x: Tensor, members: Sequence[Candidate]) -> Sequence[Tensor]:
         """Return the depthwise features of candidates of one kernel size, one map each."""
@@ -93,4 +93,4 @@ class MixedBlock(nn.Module):
         depthwise = torch.cat([member.depthwise for member in members])
         features = norm_act(F.conv2d(x, expand), place.activation)
         features = F.conv2d(features, depthwise, stride=place.stride, padding=kernel_size // 2, groups=len(depthwise))
-        return norm_act(features, place.activation).split([member.width for member in members], dim=1)
+        return torch.split(norm_act(features, place.activation), [member.width for member in members], dim=1)

@@ -32,7 +32,7 @@ def norm_act(
     """Return the activation of the batch-normalised features."""
     if activation == "relu":
         return F.relu(batch_norm(x_BCHW), inplace=True)
-    features: Tensor = _NormSwish.apply(x_BCHW)  # type: ignore[no-untyped-call] # torch
+    features: Tensor = _NormSwish.apply(x_BCHW)
     return features
 
 

@@ -20,7 +20,7 @@ from dcnas_nets.unet import pad_to_stride
 from dcnas_schema.genotype import STAGE_DEPTHS, parts_of, uniform_genotype
 from dcnas_schema.space import PLACES, SHARED_STAGES, SMALLEST_INPUT, STRIDE, OpName
 
-DepthWeights = Sequence[Float[Tensor, " depth"]]
+DepthWeights = Sequence[Float[Tensor, " _"]]
 """For each network stage the weight of ending it after its 1st, 2nd, ... block; each sums to 1."""
 _Step = Callable[[int, Tensor], Tensor]
 """What a pass does at the place of a number."""
@@ -59,6 +59,18 @@ class Supernet(nn.Module):
         self.tail = nn.ModuleList([fixed["feature_mix"], fixed["head"]])
         levels = [part for part in _fixed_parts(classes) if part.key.part == "decoder"]
         self.decoder = nn.ModuleList(without_affine_norms(build_part(part)) for part in levels if decoder)
+
+    def put_on(self, device: torch.device, memory_format: torch.memory_format) -> None:
+        """
+        Move everything to `device`; fixed weights and stores get `memory_format`.
+
+        The weights in use are taken out anew, so that their strides are those that they have after every later `rescale` or `restore`:
+        where a map has one pixel, a convolution's arithmetic follows its weight's strides, and a resumed run must have the same.
+        """
+        self.to(device=device, memory_format=memory_format)  # type: ignore[call-overload] # torch's stub lacks this pair
+        for place in range(len(PLACES)):
+            for candidate in self.at(place).of():
+                candidate.take(candidate.active)
 
     def at(self, place: int) -> MixedBlock:
         """Return the mixed op at the place of that number."""

@@ -157,6 +157,8 @@ class RetrainParams(Section):
     """Adam's."""
     loss: LossParams
     plateau: PlateauParams
+    recalibrate: CountOrZero
+    """Training scenes that batch norm's statistics are computed on after the last step, rounded up to batches of 16; 0: none (paper)."""
     precision: Precision
     """`auto`: bf16 autocast where the device multiplies bf16 in hardware (CUDA >= 8.0, AMX), else fp32."""
     memory_format: Literal["auto", "channels_last", "contiguous"]

@@ -61,9 +61,10 @@ ENTRIES = pa.schema(
     ]
 )
 """
-One row an entry: the key, the width, then the accepted samples' summary. `low_ms` to `high_ms` is the 95 % bootstrap interval of the
-median over rounds. `role`: `plan` entries make the table, `held_out` ones only test it. `raw` and `kept` count samples before and after
-rejection. `builds_differ_pct` is what the two interleaved builds differ by, in per cent of their mean.
+One row an entry: the key, the width, then the summary of its samples, as they would have been in the machine's quiet moments
+(`LatencyProtocol.levelled`). `low_ms` to `high_ms` is the 95 % bootstrap interval of the median over rounds. `role`: `plan` entries make
+the table, `held_out` ones only test it. `raw` and `kept` count samples before and after rejection. `builds_differ_pct` is what the two
+interleaved builds differ by, in per cent of their mean.
 """
 
 
@@ -131,12 +132,23 @@ class Calibration(Record):
 
     scale: dict[NetKind, float]
     overhead_ms: dict[NetKind, float]
-    spread_pct: float
-    """Standard deviation of the fit's relative residuals."""
-    interval_pct: float
-    """Half the width of the prediction interval, in per cent of the prediction."""
+    spread_pct: dict[NetKind, float]
+    """Standard deviation of the fit's relative residuals, of each kind of net."""
+    interval_pct: dict[NetKind, float]
+    """Half the width of the prediction interval of each kind of net, in per cent of the prediction."""
     confidence: float
     fitted_on: int
+    """Nets, of all kinds together."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_interval_for_all(cls, values: Any) -> Any:
+        """Take the one spread and interval of a profile of version 1 for those of each kind: so they were meant."""
+        if not isinstance(values, dict) or not isinstance(kinds := values.get("scale"), dict):
+            return values
+        common = {name: values.get(name) for name in ("spread_pct", "interval_pct")}
+        spread_out = {n: dict.fromkeys(kinds, one) for n, one in common.items() if isinstance(one, int | float)}
+        return {**values, **spread_out}
 
 
 class Accuracy(Record):
@@ -217,6 +229,11 @@ class LatencyProtocol(Record):
     canary_band_pct: float
     """Samples whose canary was further than this above its reference were rejected."""
     canary_reference_ms: float
+    levelled: bool = False
+    """
+    What the machine's slower moments cost, told by all subjects timed about then, was taken out of every figure alike; else each figure
+    is of the samples that were accepted of it (profiles of version 1).
+    """
     rejected: dict[str, int]
     """Samples rejected, by reason."""
     seconds: float
@@ -225,12 +242,15 @@ class LatencyProtocol(Record):
 class ProfileMetadata(Record):
     """What a latency profile says of itself."""
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    """Version 1 had one prediction interval for all kinds of net and no canary; it is still read."""
     device: DeviceCard
     setting: LatencySetting
     protocol: LatencyProtocol
     states: tuple[tuple[float, DeviceState], ...]
     """Seconds since the start, and the device then: before, during and after."""
+    canary: tuple[tuple[float, Milliseconds], ...] = ()
+    """Seconds since the start, and the canary's median time over the few samples taken right before then; thinned."""
     plan: PlanReport
     calibration: Calibration
     accuracy: tuple[Accuracy, ...]

@@ -6,10 +6,9 @@ import pyarrow as pa
 
 from dcnas_schema.provenance import Record
 
-PHOTO_SPLITS = ("train", "validation", "test")
-"""`train` trains weights, `validation` is the architecture split of the search, both together retrain, `test` evaluates."""
-
 PhotoSplit = Literal["train", "validation", "test"]
+PHOTO_SPLITS: tuple[PhotoSplit, ...] = ("train", "validation", "test")
+"""`train` trains weights, `validation` is the architecture split of the search, both together retrain, `test` evaluates."""
 SourceName = Literal["demo", "image_folder", "imagenet100", "parquet"]
 
 Refusal = Literal[

@@ -1,5 +1,6 @@
 """Section of params.yaml for the pipeline stage profile_latency."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -22,6 +23,8 @@ class GateLimits(Section):
     """Spread of a GPU's clock while it is timed."""
     mape_pct: Positive
     """Mean error of the predictor on held-out whole nets of the worst kind."""
+    plan_pct: Positive
+    """Mean error of the table at held-out widths: a plan that ended too early shows here."""
 
 
 class ProfileLatencyParams(Section):
@@ -73,6 +76,11 @@ class ProfileLatencyParams(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     """Level of the prediction interval."""
     seed: Seed
+
+    @property
+    def named_file(self) -> Path | None:
+        """The profile that is taken instead of measuring; `None` where this machine is measured."""
+        return Path(self.file) if self.source == "file" and self.file is not None else None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

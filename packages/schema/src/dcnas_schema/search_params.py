@@ -120,7 +120,7 @@ class SearchSupernetParams(Section):
     """SGD's at the start, falling to 0 along a cosine, epoch by epoch (paper: 2e-2; TF-NAS: 0.025)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-5
-    grad_clip: Positive = 5.0
+    clip: Positive = 5.0
     """Greatest norm of the weights' gradient."""
     architecture: ArchitectureParams = ArchitectureParams()
     temperature: TemperatureParams = TemperatureParams()
@@ -132,7 +132,7 @@ class SearchSupernetParams(Section):
     """Eq. 2 and 3 for `loss: both`; a search does not smooth labels (TF-NAS)."""
     sigma: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 1.0
     """Noise of `images: noisy`: uniform from 0 to this, one value an image, in units of the [0, 1] pixel range (paper, Sec. 4: 1)."""
-    clip: bool = False
+    clip_noisy: bool = False
     """Clip the noisy image to [0, 1]; the protocol's default is not to."""
     precision: Precision = "auto"
     """`auto`: fp32 on a CPU, where bf16 was slower; on CUDA bf16 where the device multiplies it."""

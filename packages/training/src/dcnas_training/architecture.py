@@ -99,7 +99,7 @@ def chosen_ops(log_alphas: Float[Tensor, "place op"]) -> list[int]:
     return [int(op) for op in log_alphas.argmax(1).tolist()]
 
 
-def chosen_depths(log_betas: Sequence[Float[Tensor, " depth"]]) -> list[int]:
+def chosen_depths(log_betas: Sequence[Float[Tensor, " _"]]) -> list[int]:
     """Return the depth of each network stage: the most likely one, or the full one where none is learned."""
     if not log_betas:
         return list(STAGE_DEPTHS)

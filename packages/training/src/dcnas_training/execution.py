@@ -1,6 +1,7 @@
 """How a net runs on a device: device, threads, precision and memory format, chosen once and recorded."""
 
 import ctypes
+import os
 import platform
 from dataclasses import dataclass
 from typing import Literal
@@ -102,6 +103,9 @@ def keep_freed_memory() -> None:
 def make_deterministic(device: torch.device) -> None:
     """Make CUDA use kernels whose result does not depend on timing; a CPU's do not anyway for a fixed number of threads."""
     if device.type == "cuda":
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # before cuBLAS starts: else torch refuses its products
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # a module property unknown to the stub
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = False

@@ -54,7 +54,7 @@ def expected_latency_ms(
     weights: Float[Tensor, "place op"],
     block_ms: Float[Tensor, "place op"],
     rest_ms: float,
-    depth_weights: Sequence[Float[Tensor, " depth"]] | None = None,
+    depth_weights: Sequence[Float[Tensor, " _"]] | None = None,
 ) -> Float[Tensor, ""]:
     """
     Return the supernet's expected latency in ms, differentiable in both kinds of weights.
@@ -71,7 +71,7 @@ def expected_latency_ms(
     expected = (weights * block_ms).sum(1)
     if depth_weights is None:
         return expected.sum() + rest_ms
-    stages = expected.split(list(STAGE_DEPTHS))
+    stages = torch.split(expected, list(STAGE_DEPTHS))
     return (
         sum_of([(stage.cumsum(0) * depth).sum() for stage, depth in zip(stages, depth_weights, strict=True)]) + rest_ms
     )

@@ -13,11 +13,10 @@ Expect: derive: genotype.json with ops, widths and depths of the most likely arc
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_spin, run_main
 from dcnas_schema.params import load_params
 
 
@@ -40,16 +39,14 @@ def main() -> None:
         command.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
     arguments = parser.parse_args()
     die_with_parent()
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # spinning threads beside a busy neighbour: steps 30 times slower
     arguments.run(arguments)
 
 
 def _derive(arguments: argparse.Namespace) -> None:
     params = load_params(arguments.params)
     require_writable(arguments.out.parent)
-    # here, because torch takes seconds to import, and reads the policy then
+    let_idle_threads_spin()
+    # here, because torch takes seconds to import, and its threads read the environment then
     from dcnas_derive_genotype.job import Job, Settings, derive_job
 
     settings = Settings(device=params.device, derive_genotype=params.derive_genotype)

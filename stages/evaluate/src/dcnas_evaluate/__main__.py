@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_spin, run_main
 from dcnas_schema.params import load_params
 
 
@@ -43,6 +43,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     die_with_parent()
+    let_idle_threads_spin()
     if arguments.photos is not None:
         _evaluate_on_photos(arguments)
     else:

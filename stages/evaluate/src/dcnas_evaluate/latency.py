@@ -25,11 +25,13 @@ class _Pass:
     """One forward pass of a whole batch."""
 
     model: nn.Module
-    inputs: tuple[Tensor, ...]
+    image: Tensor
+    further: tuple[Tensor, ...] = ()
+    """What the model takes beside the image."""
 
     def run(self) -> Any:
         """Run it; on CUDA it returns before the device is done."""
-        return self.model(*self.inputs)
+        return self.model(self.image, *self.further)
 
 
 def measure_latency(
@@ -90,7 +92,7 @@ def _measure(
     *,
     scratch: Path,
 ) -> MeasuredLatency:
-    one_pass = _Pass(model=model, inputs=inputs)
+    one_pass = _Pass(model=model, image=inputs[0], further=inputs[1:])
     plan = CallPlan(warmup=params.warmup, repeats=params.repeats, canary_band_pct=params.canary_band_pct)
 
     @contextmanager
@@ -107,13 +109,13 @@ def _measure(
             op=op,
         )
 
-    with device_lock(card, exclusive=True):
+    with device_lock(card, exclusive=True), _any_kernel():
         found = measure_call(one_pass, execution.device, plan, context=inference, store_of=store_of)
     timing = found.timing
     return MeasuredLatency(
         batch=params.batch,
-        height=inputs[0].shape[2],
-        width=inputs[0].shape[3],
+        height=one_pass.image.shape[2],
+        width=one_pass.image.shape[3],
         precision=execution.precision,
         memory_format=execution.memory_format,
         warmup=params.warmup,
@@ -133,3 +135,16 @@ def _measure(
         before=found.before,
         after=found.after,
     )
+
+
+@contextmanager
+def _any_kernel() -> Iterator[None]:
+    """Let torch take its fastest kernels, as profile_latency does: where results must repeat it takes slower ones on CUDA."""
+    if not torch.are_deterministic_algorithms_enabled():
+        yield  # the call below imports torch's compiler: three seconds
+        return
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True)

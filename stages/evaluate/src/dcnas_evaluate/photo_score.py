@@ -62,9 +62,9 @@ class Scorer:
 
     def _noisy(self, batch: PhotoBatch, level: int) -> Tensor:
         """Add noise that depends on (seed, image, level) alone."""
-        drawn = evaluation_noise(
-            tuple(batch.clean.shape[1:]), seed=self.params.noise_seed, images=batch.numbers.tolist(), level=level
-        )
+        _, _, height, width = batch.clean.shape
+        numbers = batch.numbers.tolist()
+        drawn = evaluation_noise((3, height, width), seed=self.params.noise_seed, images=numbers, level=level)
         noisy = batch.clean + drawn.to(batch.clean.device) * self.noise.sigmas[level]
         return noisy.clamp(0, 1) if self.noise.clip else noisy
 

@@ -32,6 +32,7 @@ def write_photo_splits(params: PhotosParams, out: Path) -> None:
     )
     total = sum(len(items) for items in source.splits.values())
     with progress(f"generate_data photos ({params.source})", total) as report:
+        report.update(0)
         found = write_photos(source, params, out, threads=_threads(), report=report.update)
         report.update(total, ", ".join(f"{split} {found[split].images}" for split in PHOTO_SPLITS))
     write_json(out / "provenance.json", provenance.model_dump(mode="json"))

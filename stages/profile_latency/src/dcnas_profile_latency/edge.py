@@ -33,6 +33,7 @@ _PLAN: dict[str, Any] = {
         "others_pct": 5.0,
         "clock_spread_pct": 3.0,
         "mape_pct": 5.0,
+        "plan_pct": 5.0,
     },
     "confidence": 0.95,
     "seed": 0,

@@ -5,14 +5,16 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
 from dcnas_harness.files import atomic_write, write_text
 from dcnas_latency.canary import CanaryStore
-from dcnas_latency.card import fingerprint
+from dcnas_latency.card import cpu_card, device_card, fingerprint
 from dcnas_latency.files import read_profile, require_setting, require_space, write_profile
 from dcnas_latency.gate import Conditions, build_gate, require_passed
 from dcnas_latency.lock import device_lock
@@ -20,7 +22,7 @@ from dcnas_latency.profile import NetSample, Profile, Profiler, best_of
 from dcnas_latency.rig import Rig
 from dcnas_latency.simulated import Law, SimulatedRig, simulated_card
 from dcnas_latency.store import SampleStore
-from dcnas_latency.watch import Watch
+from dcnas_latency.watch import Watch, foreign_processes_before_context
 from dcnas_lineage.collect import collect_provenance
 from dcnas_lineage.inputs import run_digest
 from dcnas_profile_latency.process_rig import ProcessRig
@@ -33,7 +35,8 @@ from dcnas_schema.sampling import random_genotype
 from dcnas_schema.space import OP_SETS
 
 _CODE = ("dcnas_profile_latency", "dcnas_latency", "dcnas_nets")
-_STATES_KEPT = 200
+_POINTS_KEPT = 200
+T = TypeVar("T")
 _REFUSED = "refused"
 """File beside the samples that says which limits refused them."""
 _SIMULATED = Law(noise=0.005)
@@ -66,7 +69,8 @@ def profile_job(settings: Settings, out: Path, scratch: Path) -> ProfileMetadata
         return _take_file(settings, out)
     setting = setting_of(settings)
     with ExitStack() as stack:
-        rig, card, learn = _open_rig(settings, setting, scratch, stack)
+        opened = _open_rig(settings, setting, scratch, stack)
+        rig, card = opened.rig, opened.card
         folder = scratch / "profile_latency" / _digest(settings, card)
         _forget_refused(folder, params)
         kept = None if params.runtime == "simulated" else folder
@@ -77,14 +81,15 @@ def profile_job(settings: Settings, out: Path, scratch: Path) -> ProfileMetadata
             setting=setting,
             params=params,
             store=SampleStore(folder=kept),
-            learn_canary=learn,
+            learn_canary=opened.learn_canary,
             on_round=sessions.after_round,
+            on_turn=sessions.after_turn,
         )
         profile = profiler.run(_draw_nets(params))
         sessions.look()
         _require_same_card(card, rig)
         session = sessions.all()
-    gate = _gate(params, card, profile, session)
+    gate = _gate(params, opened, profile, session)
     if kept is not None and not gate.passed:
         write_text(folder / _REFUSED, digest_of(params.limits))
     require_passed(gate)
@@ -127,7 +132,7 @@ def _take_file(settings: Settings, out: Path) -> ProfileMetadata:
             remedy="copy the profile that `dcnas profile` wrote on the other device there",
         )
     entries, metadata = read_profile(source)
-    require_setting(source, metadata, setting_of(settings))
+    require_setting(source, metadata, _setting_elsewhere(settings, metadata.setting))
     require_space(entries, metadata, OP_SETS[settings.profile_latency.ops])
     require_passed(metadata.gate.model_copy(update={"allow_noisy": settings.profile_latency.allow_noisy}))
     with atomic_write(out) as temporary:
@@ -135,25 +140,44 @@ def _take_file(settings: Settings, out: Path) -> ProfileMetadata:
     return metadata
 
 
-def _open_rig(
-    settings: Settings, setting: LatencySetting, scratch: Path, stack: ExitStack
-) -> tuple[Rig, DeviceCard, Callable[[Sequence[float]], float]]:
-    """Return the rig, the device's card and what learns the canary's reference; the device is ours until the stack is left."""
+def _setting_elsewhere(settings: Settings, found: LatencySetting) -> LatencySetting:
+    """
+    Return the setting that a profile of another device must have.
+
+    Threads are that device's own, as `device.threads` are of this one; so is the provider, where none is named.
+    """
+    params = settings.profile_latency
+    provider = found.provider if params.runtime == "onnxruntime" and params.provider is None else params.provider
+    named = settings.model_copy(update={"profile_latency": params.model_copy(update={"provider": provider})})
+    return setting_of(named).model_copy(update={"threads": found.threads})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opened:
+    """The device, ours as long as it is locked."""
+
+    rig: Rig
+    card: DeviceCard
+    learn_canary: Callable[[Sequence[float]], float]
+    """Takes canary times in ms and returns the best that this machine ever gave."""
+    used_before_gb: float | None = None
+    """Memory of a GPU in use before our processes came; `None` on a CPU, or where NVML does not tell."""
+
+
+def _open_rig(settings: Settings, setting: LatencySetting, scratch: Path, stack: ExitStack) -> _Opened:
+    """Return the rig on a device that is ours until the stack is left: its processes start, and load libraries, under the lock."""
     params = settings.profile_latency
     if params.runtime == "simulated":
         simulated = SimulatedRig(law=_SIMULATED, seed=params.seed, builds=params.builds)
-        return stack.enter_context(simulated), simulated_card(setting.threads), best_of
+        card = simulated_card(setting.threads)
+        return _Opened(rig=stack.enter_context(simulated), card=card, learn_canary=best_of)
+    kind = device_kind(settings.device)
+    stack.enter_context(device_lock(_card_here(kind, setting.threads), exclusive=True))
+    used_before_gb = None if kind == "cpu" else foreign_processes_before_context().used_memory_gb
     rig = stack.enter_context(
-        ProcessRig(
-            setting,
-            device_kind(settings.device),
-            builds=params.builds,
-            warm_calls=params.warm_calls,
-            cache=params.cache,
-        )
+        ProcessRig(setting, kind, builds=params.builds, warm_calls=params.warm_calls, cache=params.cache)
     )
     card = rig.card
-    stack.enter_context(device_lock(card, exclusive=True))
     store = CanaryStore(
         folder=scratch / "canary",
         fingerprint=fingerprint(card),
@@ -161,7 +185,14 @@ def _open_rig(
         threads=setting.threads,
         op=rig.canary_op,
     )
-    return rig, card, lambda times: store.learn(times).best_ms
+    return _Opened(
+        rig=rig, card=card, learn_canary=lambda times: store.learn(times).best_ms, used_before_gb=used_before_gb
+    )
+
+
+def _card_here(kind: DeviceKind, threads: int) -> DeviceCard:
+    """Return the device's card as this process sees it, which names the lock: those who measure do not run yet."""
+    return cpu_card(threads) if kind == "cpu" else device_card("cuda")
 
 
 def device_kind(device: DeviceParams) -> DeviceKind:
@@ -235,14 +266,22 @@ def _require_same_card(card: DeviceCard, rig: Rig) -> None:
         )
 
 
-def _gate(params: ProfileLatencyParams, card: DeviceCard, profile: Profile, session: Session) -> Gate:
+def _gate(params: ProfileLatencyParams, opened: _Opened, profile: Profile, session: Session) -> Gate:
     share = None if params.runtime == "simulated" else session.others_share
     return build_gate(
         summaries=profile.summaries,
         samples=profile.net_samples,
         rejected=profile.rejected,
         accuracy=profile.accuracy,
-        conditions=Conditions(states=session.states, others_share=share, cuda=card.kind == "cuda"),
+        plan=profile.plan,
+        conditions=Conditions(
+            states=session.states,
+            timed=session.timed,
+            others_share=share,
+            cuda=opened.card.kind == "cuda",
+            counters_rise=session.counters_rise,
+            used_before_gb=opened.used_before_gb,
+        ),
         limits=params.limits,
         allow_noisy=params.allow_noisy,
     )
@@ -272,10 +311,14 @@ def _metadata(
             cache=params.cache,
             canary_band_pct=params.canary_band_pct,
             canary_reference_ms=profile.canary_reference_ms,
+            levelled=True,
             rejected=dict(sorted(profile.rejected.items())),
             seconds=0.0 if simulated else round(session.seconds, 1),
         ),
-        states=tuple(_thinned(session.states, simulated=simulated)),
+        states=((0.0, session.states[0][1]),)
+        if simulated
+        else tuple(_thinned(session.states)),  # a formula's clock stands still
+        canary=() if simulated else tuple(_thinned(session.canary)),
         plan=profile.plan,
         calibration=profile.calibration,
         accuracy=profile.accuracy,
@@ -292,9 +335,7 @@ def _metadata(
     )
 
 
-def _thinned(states: Sequence[tuple[float, DeviceState]], *, simulated: bool) -> list[tuple[float, DeviceState]]:
-    """Return at most `_STATES_KEPT` states, first and last among them; of a simulated device the first, because its clock stands still."""
-    if simulated:
-        return [(0.0, states[0][1])]
-    chosen = sorted({round(i) for i in np.linspace(0, len(states) - 1, _STATES_KEPT)})
-    return [states[i] for i in chosen]
+def _thinned(points: Sequence[tuple[float, T]]) -> list[tuple[float, T]]:
+    """Return at most `_POINTS_KEPT` of the points in time, first and last among them."""
+    chosen = sorted({round(i) for i in np.linspace(0, len(points) - 1, _POINTS_KEPT)}) if points else []
+    return [points[i] for i in chosen]

@@ -114,11 +114,15 @@ class ProcessRig:
         return list(self._workers[build].ask(request, Samples).samples)
 
     def state(self) -> DeviceState:
-        """Return the device as it is now; our own other processes on it do not count as others."""
+        """Return the device as it is now; ours on it do not count as others, and where even ours are hidden none is told."""
         state = self._workers[0].ask(AskState(), State).state
-        if state.other_processes is None:
+        if state.compute_processes is None or state.other_processes is None:
             return state
-        return state.model_copy(update={"other_processes": max(state.other_processes - (self.builds - 1), 0)})
+        others = state.compute_processes - self.builds
+        if others >= 0:
+            return state.model_copy(update={"other_processes": others})
+        hidden = f"NVML lists {state.compute_processes} processes, fewer than our own {self.builds}: it hides some here"
+        return state.model_copy(update={"other_processes": None, "absent": {**state.absent, "other_processes": hidden}})
 
     def close(self) -> None:
         """End the processes; a second call does nothing."""

@@ -1,6 +1,8 @@
 """How the device was over all the runs that measured one profile: an interruption must not make the noise gate forget."""
 
+import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +11,8 @@ from pydantic import ValidationError
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import read_json, write_json
 from dcnas_latency.bystanders import Bystanders
-from dcnas_latency.rig import Rig
+from dcnas_latency.rig import Rig, RigSample
+from dcnas_latency.seen import summarise
 from dcnas_schema.provenance import DeviceState, Record
 
 Timed = tuple[float, DeviceState]
@@ -23,6 +26,12 @@ class Session(Record):
     others_share: float | None
     """Of all processors' time, 0 to 1; `None` where the system does not tell."""
     states: tuple[Timed, ...]
+    timed: tuple[tuple[float, float], ...]
+    """Begin and end of the spans in which samples were taken, in seconds since the start."""
+    canary: tuple[tuple[float, float], ...]
+    """Seconds since the start, and the canary's median in ms over the samples of the span that ended then."""
+    counters_rise: dict[str, int]
+    """Time in ns, by reason, that the device was slowed within the runs; what happened between two runs is no fault of theirs."""
 
 
 class Sessions:
@@ -45,12 +54,20 @@ class Sessions:
         self._earlier = [] if folder is None else _read_all(folder)
         self._path = None if folder is None else folder / f"session-{len(self._earlier)}.json"
         self._looks: list[Timed] = []
+        self._timed: list[tuple[float, float]] = []
+        self._canary: list[tuple[float, float]] = []
         self._measured = False
         self._others, self._start = Bystanders(), time.monotonic()
 
     def look(self) -> None:
         """Take the state of now."""
         self._looks.append((time.monotonic() - self._start, self._rig.state()))
+
+    def after_turn(self, samples: Sequence[RigSample], seconds: float) -> None:
+        """Note that `samples` were taken just now, in so many seconds, and how their canary was."""
+        now = time.monotonic() - self._start
+        self._timed.append((now - seconds, now))
+        self._canary.append((now, statistics.median(sample.canary_ms for sample in samples)))
 
     def after_round(self) -> None:
         """Take the state of now, and keep this run so far: it has measured."""
@@ -62,17 +79,38 @@ class Sessions:
     def all(self) -> Session:
         """Return all runs that measured as if they had been one: times run on, shares are weighted by time."""
         sessions = [*self._earlier, self._this()] if self._measured or not self._earlier else self._earlier
-        seconds, states, others = 0.0, [], 0.0
+        seconds, others = 0.0, 0.0
+        states: list[Timed] = []
+        timed: list[tuple[float, float]] = []
+        canary: list[tuple[float, float]] = []
+        rises: Counter[str] = Counter()
         told = all(one.others_share is not None for one in sessions)
         for one in sessions:
             states += [(round(seconds + when, 3), state) for when, state in one.states]
+            timed += [(seconds + begin, seconds + end) for begin, end in one.timed]
+            canary += [(round(seconds + when, 3), ms) for when, ms in one.canary]
+            rises.update(one.counters_rise)
             seconds += one.seconds
             others += (one.others_share or 0.0) * one.seconds
-        return Session(seconds=seconds, others_share=others / seconds if told else None, states=tuple(states))
+        return Session(
+            seconds=seconds,
+            others_share=others / seconds if told else None,
+            states=tuple(states),
+            timed=tuple(timed),
+            canary=tuple(canary),
+            counters_rise=dict(rises),
+        )
 
     def _this(self) -> Session:
         states = sorted([*self._looks, *self._polled()], key=lambda one: one[0])
-        return Session(seconds=time.monotonic() - self._start, others_share=self._others.share(), states=tuple(states))
+        return Session(
+            seconds=time.monotonic() - self._start,
+            others_share=self._others.share(),
+            states=tuple(states),
+            timed=tuple(self._timed),
+            canary=tuple(self._canary),
+            counters_rise=summarise([state for _, state in states]).counters_rise,
+        )
 
 
 def _read_all(folder: Path) -> list[Session]:

@@ -21,7 +21,8 @@ def print_summary(metadata: ProfileMetadata, path: Path) -> None:
         print(
             f"  {one.kind:<6} predicted on {one.nets} held-out nets: MAPE {one.mape_pct:.1f} %, bias {one.bias_pct:+.1f} %, "
             f"{one.within_5_pct:.0f} % within 5 %, {one.within_10_pct:.0f} % within 10 %, Spearman {one.spearman:.3f}; "
-            f"plain table {one.table_mape_pct:.1f} %"
+            f"plain table {one.table_mape_pct:.1f} %; interval ±{metadata.calibration.interval_pct[one.kind]:.1f} % "
+            f"holds {one.inside_interval_pct:.0f} %"
         )
     print(f"  noise gate: {'passed' if metadata.gate.passed else 'CLOSED, recorded because allow_noisy is set'}")
     for check in metadata.gate.checks:

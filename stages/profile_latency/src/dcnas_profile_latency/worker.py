@@ -18,7 +18,7 @@ from dcnas_harness.process import die_with_parent
 from dcnas_latency.canary import Canary, choose_canary
 from dcnas_latency.card import cpu_card, device_card, device_state
 from dcnas_latency.rig import RigSample
-from dcnas_latency.timers import Program, Timer, pin
+from dcnas_latency.timers import Program, Timer, page_faults, pin
 from dcnas_profile_latency.messages import (
     REQUEST,
     Answer,
@@ -40,7 +40,9 @@ from dcnas_profile_latency.messages import (
 from dcnas_profile_latency.runtimes import RuntimePlugin, load_runtime
 
 _FIRST_CALLS = 2
-"""Of each program when it is loaded: libraries choose kernels and allocate in the first, and settle in the second."""
+"""Of each program when it is loaded, at least: libraries choose kernels and allocate in the first, and settle in the second."""
+_MOST_FIRST_CALLS = 10
+"""Page faults end after six to nine, when what the allocator keeps fits; a program that faults none needs no more."""
 
 
 class Worker:
@@ -78,8 +80,7 @@ class Worker:
         for subject in request.subjects:
             with self.runtime.context():
                 program = self.runtime.prepare(subject)
-                for _ in range(_FIRST_CALLS):
-                    program.run()
+                _settle(program)
             self._programs.append(program)
         gc.collect()
         return Done()
@@ -106,6 +107,15 @@ class Worker:
                 enqueue_ms=sample.enqueue_ms,
             )
             before = after
+
+
+def _settle(program: Program) -> None:
+    """Run `program` until a call faults in no page, within limits."""
+    for call in range(_MOST_FIRST_CALLS):
+        before = page_faults()
+        program.run()
+        if call + 1 >= _FIRST_CALLS and page_faults() == before:
+            return
 
 
 def serve(requests: Iterable[str], answers: TextIO) -> None:

@@ -1,7 +1,9 @@
 """The training loop on scenes: one long, flat, readable step, and the state that a killed run needs to go on bit for bit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,8 +19,12 @@ from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.execution import Execution
 from dcnas_training.losses import scene_loss
 from dcnas_training.metrics import correct_digits, psnr_db, squared_error_per_image
+from dcnas_training.norm import recalibrate_norm
 from dcnas_training.optimizers import EagerAdam
 from dcnas_training.seeds import derive_seed, generator
+
+_RECALIBRATION_BATCH = 16
+"""Scenes a pass when batch norm's statistics are computed anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +119,21 @@ class _SceneLearner(Learner):
         return rate
 
     def losses(self, epoch: int) -> Iterator[Tensor]:
-        del epoch  # the generators' states tell one from another
         self.run.model.train()
         for batch in self.run.train.shuffled(self.run.params.batch_size, self.state.shuffle):
             yield train_step(self.run, self.state, batch, self.sigmas)
+        if epoch == self.run.epochs and self.run.params.recalibrate:
+            recalibrate_norm(self.run.model, self._passes(self.run.params.recalibrate))
+
+    def _passes(self, scenes: int) -> Iterator[Callable[[], object]]:
+        """Yield forward passes over the first training scenes, with fresh noise."""
+        for batch in islice(self.run.train.in_order(_RECALIBRATION_BATCH), -(-scenes // _RECALIBRATION_BATCH)):
+            image = network_input(self.run, self.state, batch, self.sigmas)
+            yield partial(self._forward, image, batch.corners)
+
+    def _forward(self, image: Tensor, corners: Tensor) -> None:
+        with self.run.execution.autocast():
+            self.run.model(image, corners)
 
     def validate(self) -> tuple[float, dict[str, Any]]:
         scores = validate(self.run, self.validation)

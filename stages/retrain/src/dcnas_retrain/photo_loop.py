@@ -148,10 +148,8 @@ def _network_input(run: PhotoRun, state: PhotoState, batch: PhotoBatch) -> Tenso
     memory_format = run.execution.torch_format
     if run.images == "clean":
         return batch.clean.contiguous(memory_format=memory_format)
-    noisy, _ = add_uniform_noise(
-        batch.clean, run.noise.highest, generator=state.noise, clip=run.noise.clip, memory_format=memory_format
-    )
-    return noisy
+    noisy, _ = add_uniform_noise(batch.clean, run.noise.highest, generator=state.noise, clip=run.noise.clip)
+    return noisy.contiguous(memory_format=memory_format)
 
 
 class _PhotoLearner(Learner):

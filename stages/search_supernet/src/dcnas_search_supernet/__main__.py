@@ -9,12 +9,11 @@ Expect: search.parquet and architecture.json; an unreachable target ends before 
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_main
 from dcnas_schema.params import load_params
 
 
@@ -34,10 +33,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     die_with_parent()
-    os.environ.setdefault(
-        "OMP_WAIT_POLICY", "PASSIVE"
-    )  # spinning threads beside a busy neighbour: steps 30 times slower
-    # here, because torch takes seconds to import, and reads the policy then
+    let_idle_threads_sleep()
+    # here, because torch takes seconds to import, and its threads read the environment then
     from dcnas_search_supernet.job import Job, Settings, checkpoints_of, search_job
 
     params = load_params(arguments.params)

@@ -2,23 +2,18 @@
 
 from functools import cache
 
-import torch
-
 from dcnas_harness.errors import BadInputError
-from dcnas_latency.call import CallPlan
-from dcnas_latency.in_setting import measure_in_setting, why_not_measurable
+from dcnas_latency.in_setting import why_not_measurable
 from dcnas_latency.predictor import Predictor
-from dcnas_nets.photo_nets import build_photo_net
 from dcnas_schema.genotype import STAGE_DEPTHS, block_key, parts_of, uniform_genotype
 from dcnas_schema.keys import Part
 from dcnas_schema.latency import LatencySetting, ProfileMetadata
-from dcnas_schema.photo_models import BaselineClassifier, BaselineSpec
+from dcnas_schema.photo_models import BaselineClassifier
 from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.search_params import SearchSpec
 from dcnas_schema.space import OP_SETS, PLACES, SHARED_STAGES, NetKind, OpName, padded
+from dcnas_search_supernet.reference import ask
 from dcnas_training.search_latency import NetLatency, Reach, reach
-
-_REFERENCE_PLAN = CallPlan(warmup=20, repeats=100, canary_band_pct=15.0)
 
 
 def net_latency(predictor: Predictor, kind: NetKind, setting: LatencySetting) -> NetLatency:
@@ -28,8 +23,8 @@ def net_latency(predictor: Predictor, kind: NetKind, setting: LatencySetting) ->
     Raises:
         LatencyKeyMissingError: The table lacks a fixed part; a block that it lacks is told when that is asked for.
     """
-    scale, size = predictor.calibration.scale[kind], {"height": setting.height, "width": setting.width}
-    parts = parts_of(kind, uniform_genotype("k3_e3", 3), classes=setting.classes, **size)
+    scale, smallest = predictor.calibration.scale[kind], uniform_genotype("k3_e3", 3)
+    parts = parts_of(kind, smallest, height=setting.height, width=setting.width, classes=setting.classes)
     fixed = [part for part in parts if part.mid_channels is None]
     height, width = padded(setting.height), padded(setting.width)
 
@@ -57,9 +52,7 @@ def reference_latency_ms(name: BaselineClassifier, profile: ProfileMetadata, car
             where="params.yaml: searches",
             remedy="give the target in ms",
         )
-    net = build_photo_net(BaselineSpec(kind=name), genotype=None, classes=profile.setting.classes, seed=0)
-    with torch.inference_mode():
-        return measure_in_setting(net, profile.setting, card, _REFERENCE_PLAN).median_ms
+    return ask(name, profile.setting, card.kind)
 
 
 def target_within(fraction: float, spec: SearchSpec, net: NetLatency) -> float:

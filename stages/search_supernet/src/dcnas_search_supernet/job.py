@@ -222,7 +222,7 @@ def _write(
         reachable=Reachable(least_ms=reachable.least_ms, greatest_ms=reachable.greatest_ms),
         setting=profile.setting,
         accuracy=next((one for one in profile.accuracy if one.kind == spec.kind), None),
-        interval_pct=profile.calibration.interval_pct,
+        interval_pct=profile.calibration.interval_pct[spec.kind],
         precision=run.execution.precision,
         memory_format=run.execution.memory_format,
         form=run.net.at(0).form,

@@ -118,7 +118,7 @@ def search(run: Search) -> list[dict[str, Any]]:
 def start_state(run: Search) -> State:
     """Put the supernet on its device and return the state before the first step."""
     device, cpu = run.execution.device, torch.device("cpu")
-    run.net.to(device=device, memory_format=run.execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
+    run.net.put_on(device, run.execution.torch_format)
     run.net.train()
     places = {**dict.fromkeys(_ON_DEVICE, device), **dict.fromkeys(_ON_HOST, cpu)}
     generators = {name: generator(run.seed, name, place) for name, place in places.items()}
@@ -216,11 +216,7 @@ class _Batches:
         if self._run.spec.images == "clean":
             return self._normalise(batch.clean, batch)
         noisy, _ = add_uniform_noise(
-            batch.clean,
-            self._run.params.sigma,
-            generator=noise,
-            clip=self._run.params.clip,
-            memory_format=self._run.execution.torch_format,
+            batch.clean, self._run.params.sigma, generator=noise, clip=self._run.params.clip_noisy
         )
         return self._normalise(noisy, batch)
 

@@ -53,7 +53,7 @@ class WeightSteps:
     """
 
     def __init__(self, net: Supernet, execution: Execution, params: SearchSupernetParams, *, rate: float) -> None:
-        self._net, self._execution, self._grad_clip, self._loss = net, execution, params.grad_clip, params.loss
+        self._net, self._execution, self._clip, self._loss = net, execution, params.clip, params.loss
         self._parameters = list(net.parameters())
         self._optimizer = EagerSGD(
             self._parameters, lr=rate, momentum=params.momentum, weight_decay=params.weight_decay, fused=True
@@ -66,9 +66,17 @@ class WeightSteps:
             outputs = self._net.paths(images.network_input, paths, depth_weights)
         losses = torch.stack([task_loss(output, images, self._loss) for output in outputs])
         losses.sum().backward()  # type: ignore[no-untyped-call] # torch
-        nn.utils.clip_grad_norm_(self._parameters, self._grad_clip, foreach=True)
+        nn.utils.clip_grad_norm_(self._parameters, self._clip, foreach=True)
+        self._give_momentum()
         self._optimizer.step()
         return losses.detach().mean()
+
+    def _give_momentum(self) -> None:
+        """Start at zero what a weight lacks that has its first gradient: torch's fused step wants all of them to have it, or none."""
+        for weight in self._parameters:
+            state = self._optimizer.state[weight]
+            if weight.grad is not None and not state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
 
 
 class ArchitectureSteps:

@@ -28,15 +28,6 @@ COLOURS = (
 """Told apart by readers who do not see all colours (Okabe and Ito 2008, extended), on light and on dark ground."""
 
 
-_SAVING = {
-    "svg.hashsalt": "dcnas",
-    "svg.fonttype": "none",  # text as text: a tenth of the bytes, and it can be searched
-    "path.simplify": True,
-    "font.sans-serif": ["DejaVu Sans"],  # the other names would stand beside every word
-    "font.monospace": ["DejaVu Sans Mono"],
-}
-
-
 def new_figure(size: tuple[float, float], theme: str) -> Figure:
     """Return an empty figure of `size` in inches on the theme's ground."""
     figure = Figure(figsize=size, facecolor=THEMES[theme]["paper"])
@@ -61,7 +52,15 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure atomically in the form that the path's suffix names, without time stamps: same records, same bytes."""
     kind, buffer = path.suffix.removeprefix("."), io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with mpl.rc_context(_SAVING):
+    with mpl.rc_context(
+        {
+            "svg.hashsalt": "dcnas",
+            "svg.fonttype": "none",  # text as text: a tenth of the bytes, and it can be searched
+            "path.simplify": True,
+            "font.sans-serif": ["DejaVu Sans"],  # the other names would stand beside every word
+            "font.monospace": ["DejaVu Sans Mono"],
+        }
+    ):
         figure.savefig(buffer, format=kind, dpi=100, facecolor=figure.get_facecolor(), metadata=metadata)
     content = slim_svg(buffer.getvalue().decode()).encode() if kind == "svg" else buffer.getvalue()
     with atomic_write(path) as temporary:
@@ -73,6 +72,9 @@ def slim_svg(text: str) -> str:
     text = re.sub(r"<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r' (?:d|x|y|transform|points)="[^"]*"', lambda found: _short(found.group()), text, flags=re.DOTALL)
     text = re.sub(r">\s*\n\s*<", "><", text)
+    text = re.sub(
+        r"(?<=>)[^<>]*  [^<>]*(?=</text>)", lambda found: found.group().replace(" ", "\N{NO-BREAK SPACE}"), text
+    )
     return _STROKES.sub(lambda found: f"<path d={_joined(found.group())} {found.group(2)}/>", text)
 
 

@@ -37,6 +37,7 @@ _STATES: tuple[tuple[str, str], ...] = (
     ("cpu_pressure_pct", "waiting for a\nprocessor (%)"),
     ("load_average", "load\naverage"),
 )
+_CANARY = "canary"
 
 
 def draw_latency(entries: Sequence[Entry], metadata: ProfileMetadata, out: Path) -> None:
@@ -101,7 +102,7 @@ def starting_latencies(entries: Sequence[Entry], metadata: ProfileMetadata) -> t
 
 def calibration_plot(_entries: Sequence[Entry], metadata: ProfileMetadata, theme: str) -> Figure:
     """Return whole nets, predicted against measured, and the errors in per cent; hollow where the calibration was fitted on them."""
-    ink, share = THEMES[theme]["ink"], metadata.calibration.interval_pct / 100
+    ink = THEMES[theme]["ink"]
     figure = new_figure((13.5, 6.4), theme)
     left, right = figure.subplots(1, 2)
     for axes in (left, right):
@@ -110,13 +111,15 @@ def calibration_plot(_entries: Sequence[Entry], metadata: ProfileMetadata, theme
         for kind in _KIND_COLOURS:
             _draw_nets(axes, [net for net in metadata.nets if net.kind == kind], relative=axes is right)
     ends = np.array(left.get_xlim())
-    left.fill_between(ends, ends * (1 - share), ends * (1 + share), color=ink, alpha=0.12, lw=0)
+    for kind, colour in _KIND_COLOURS.items():
+        share = min(metadata.calibration.interval_pct[kind] / 100, 0.99)
+        left.fill_between(ends, ends * (1 - share), ends * (1 + share), color=colour, alpha=0.1, lw=0)
+        # predicted over measured, where measured is predicted * (1 - share) to predicted * (1 + share)
+        right.axhspan(100 / (1 + share) - 100, 100 / (1 - share) - 100, color=colour, alpha=0.1, lw=0)
     left.plot(ends, ends, color=ink, lw=0.9)
     left.set_xlim(*ends)
     left.set_ylim(*_around([net.measured_ms for net in metadata.nets] + [*ends]))
     left.set_ylabel("measured latency (ms a batch)")
-    # predicted over measured, where measured is predicted * (1 - share) to predicted * (1 + share)
-    right.axhspan(100 / (1 + share) - 100, 100 / (1 - share) - 100, color=ink, alpha=0.12, lw=0)
     right.axhline(0, color=ink, lw=0.9)
     for limit in (-10, -5, 5, 10):
         right.axhline(limit, color=ink, lw=0.8, ls=":")
@@ -157,19 +160,24 @@ def width_curves(entries: Sequence[Entry], metadata: ProfileMetadata, theme: str
 
 
 def over_the_run(_entries: Sequence[Entry], metadata: ProfileMetadata, theme: str) -> Figure:
-    """Return what the device tells of itself over the run: clocks, temperature, power, load; upright lines where it was throttled."""
+    """Return what the device tells of itself over the run, the canary first; upright lines where it was throttled."""
     given = [
         (name, title)
         for name, title in _STATES
         if any(getattr(state, name) is not None for _, state in metadata.states)
     ]
-    seconds = max((when for when, _ in metadata.states), default=0.0)
+    if metadata.canary:
+        given.insert(0, (_CANARY, "canary\n(ms)"))
+    seconds = max((when for when, *_ in (*metadata.states, *metadata.canary)), default=0.0)
     scale, unit = (60.0, "min") if seconds > 300 else (1.0, "s")
     figure = new_figure((13.5, 0.9 + 1.35 * max(len(given), 1)), theme)
     rows = figure.subplots(max(len(given), 1), 1, sharex=True, squeeze=False).ravel()
     for axes, (name, title) in zip(rows, given, strict=False):
         style_axes(axes, theme)
-        _draw_state(axes, metadata.states, name, scale)
+        if name == _CANARY:
+            _draw_canary(axes, metadata, theme, scale)
+        else:
+            _draw_state(axes, metadata.states, name, scale)
         axes.set_ylabel(title, fontsize=9)
     if not given:
         rows[0].set_axis_off()
@@ -186,7 +194,10 @@ FIGURES: dict[str, tuple[Callable[[Sequence[Entry], ProfileMetadata, str], Figur
     "latency_heat_map": (heat_map, "Latency of each op at each place, at the width with which a search starts"),
     "latency_calibration": (calibration_plot, "Whole nets: predicted against measured latency, and the errors"),
     "latency_widths": (width_curves, "Latency over the width, measured points and the table between them"),
-    "latency_run": (over_the_run, "The device over the run; upright lines where it slowed itself"),
+    "latency_run": (
+        over_the_run,
+        "The device over the run: samples beside a canary above the dotted line do not count; upright lines where the device slowed itself",
+    ),
 }
 """Name of the files -> what draws it, its title."""
 
@@ -252,7 +263,8 @@ def _kind_handles(accuracy: Sequence[Accuracy]) -> list[Line2D]:
 
 def _use_handles(metadata: ProfileMetadata, theme: str) -> list[Line2D | Patch]:
     ink, fit = THEMES[theme]["ink"], metadata.calibration
-    interval = f"{100 * fit.confidence:g} % prediction interval: ±{fit.interval_pct:.1f} %"
+    shares = ", ".join(f"{kind} ±{share:.1f} %" for kind, share in fit.interval_pct.items())
+    interval = f"{100 * fit.confidence:g} % prediction interval: {shares}"
     return [
         Line2D([], [], color=ink, lw=0.8, ls=":", label="right: errors of ±5 % and ±10 %"),
         Line2D([], [], color=ink, ls="", marker="o", label="held out, with the 95 % interval of its median"),
@@ -325,6 +337,15 @@ def _curve_handles(metadata: ProfileMetadata, theme: str) -> list[Line2D | Patch
         Line2D([], [], color=ink, ls="", marker="x", ms=7, mew=1.8, label="held out: not in the table"),
     ]
     return handles
+
+
+def _draw_canary(axes: Axes, metadata: ProfileMetadata, theme: str, scale: float) -> None:
+    """Draw the canary's times, its reference as a line and what its band still allows as a dotted one."""
+    ink, protocol = THEMES[theme]["ink"], metadata.protocol
+    axes.plot(*zip(*((when / scale, ms) for when, ms in metadata.canary), strict=True), color=COLOURS[0], lw=1.0)
+    axes.axhline(protocol.canary_reference_ms, color=ink, lw=0.9)
+    axes.axhline(protocol.canary_reference_ms * (1 + protocol.canary_band_pct / 100), color=ink, lw=0.8, ls=":")
+    axes.set_ylim(bottom=0)
 
 
 def _draw_state(axes: Axes, states: Sequence[tuple[float, DeviceState]], name: str, scale: float) -> None:

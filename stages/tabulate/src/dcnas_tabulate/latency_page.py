@@ -19,6 +19,7 @@ _READING = (
     "Predicted = scale x (sum over the table) + overhead, fitted on {fitted} whole nets and tested on the held-out ones. Errors are in "
     "per cent of the measured latency: MAPE their mean size, bias their mean. Latencies are of one forward pass of a whole batch."
 )
+_LEVELLED = "what they cost, as told by all subjects timed about then, is taken out of every figure alike"
 _SIMULATED = "The device is a formula: these times test the pipeline and say nothing of any machine."
 
 
@@ -82,7 +83,9 @@ def latency_csv(metadata: ProfileMetadata) -> str:
     for kind in fit.scale:
         rows.append(("calibration", kind, "scale", fit.scale[kind], "", "", "", ""))
         rows.append(("calibration", kind, "overhead_ms", fit.overhead_ms[kind], "ms", "", "", ""))
-    pooled = fit.model_dump(exclude={"scale", "overhead_ms"})
+        rows.append(("calibration", kind, "spread_pct", fit.spread_pct[kind], "%", "", "", ""))
+        rows.append(("calibration", kind, "interval_pct", fit.interval_pct[kind], "%", "", "", ""))
+    pooled = fit.model_dump(include={"confidence", "fitted_on"})
     rows += [("calibration", "all", name, value, _unit(name), "", "", "") for name, value in pooled.items()]
     plan = metadata.plan.model_dump()
     rows += [("plan", "all", name, value, _unit(name), "", "", "") for name, value in plan.items()]
@@ -159,6 +162,7 @@ def _accuracy_grid(metadata: ProfileMetadata) -> Grid:
         "Worst (%)",
         f"Inside the {percent(fit.confidence)} interval (%)",
         "MAPE of the plain table (%)",
+        "Interval (±%)",
         "Scale",
         "Overhead (ms)",
     )
@@ -175,6 +179,7 @@ def _accuracy_grid(metadata: ProfileMetadata) -> Grid:
             f"{one.worst_pct:.2f}",
             f"{one.inside_interval_pct:.0f}",
             f"{one.table_mape_pct:.2f}",
+            f"{fit.interval_pct[one.kind]:.1f}",
             f"{fit.scale[one.kind]:.3f}",
             f"{fit.overhead_ms[one.kind]:.3f}",
         )
@@ -233,6 +238,7 @@ def _protocol_items(metadata: ProfileMetadata) -> list[tuple[str, str]]:
         ("before each", f"{protocol.warm_calls} untimed calls; cache {protocol.cache}; clock {protocol.clock}"),
         ("canary", f"reference {protocol.canary_reference_ms:.3g} ms, band {protocol.canary_band_pct:g} %"),
         ("rejected", rejected),
+        ("slow moments", _LEVELLED if protocol.levelled else "left in the samples that were accepted"),
         ("duration", f"{protocol.seconds:.0f} s"),
     ]
 

@@ -193,6 +193,6 @@ def _sizes(sizes: Iterable[tuple[int, int]]) -> str:
     return either(f"{height}x{width}" for height, width in sizes)
 
 
-def either(values: Iterable[object]) -> str:
-    """Return the different values, each once, in order."""
-    return " or ".join(str(value) for value in sorted(set(values), key=lambda value: (str(type(value)), value)))
+def either(values: Iterable[int | str]) -> str:
+    """Return the different values, each once, in order: numbers by size, texts by letter."""
+    return " or ".join(map(str, sorted(set(values), key=lambda value: (isinstance(value, str), value))))

@@ -17,7 +17,8 @@ _SCENE_PX, _ZOOM_PX = 136, 112
 """Sides of a scene and of its enlarged first digit on the page, in CSS pixels."""
 PANEL_STYLE = f"""
 table.panel td, table.panel th {{ border: 0; padding: .2rem; text-align: center; font-size: .74rem; vertical-align: top; }}
-table.panel th {{ background: none; white-space: normal; vertical-align: bottom; }}
+table.panel th {{ background: none; vertical-align: bottom; white-space: normal; }}
+table.panel tbody th {{ vertical-align: middle; white-space: nowrap; }}
 table.panel div {{ background-image: var(--i); background-repeat: no-repeat; image-rendering: pixelated; margin: 0 auto .3rem; }}
 table.panel .whole {{ background-size: 100% 100%; outline: 1px solid var(--faint); position: relative; width: {_SCENE_PX}px; }}
 table.panel .whole i {{ border: 1.5px solid #d55e00; box-sizing: border-box; position: absolute; }}

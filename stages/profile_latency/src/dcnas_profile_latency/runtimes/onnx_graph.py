@@ -142,6 +142,8 @@ def _add_part(graph: _Graph, prefix: str, part: Part, x: str, skip: str | None =
             return graph.node("Gemm", pooled, weight, graph.weight(f"{prefix}.linear.bias", key.out_channels), transB=1)
         case "decoder":
             return _add_decoder_level(graph, prefix, key, x, skip)
+        case "decoder_mb1" | "decoder_mb2":
+            raise ValueError(f"{key.part} is no part that a profile holds")
 
 
 def _add_mbconv(graph: _Graph, prefix: str, key: LatencyKey, mid_channels: int | None, x: str) -> str:

@@ -1,4 +1,4 @@
-"""The sections of params.yaml for models on photos: what is accepted, and how a slip is named."""
+"""Models on photos as params.yaml describes them: what is accepted, and how a slip is named."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from dcnas_harness.errors import BadInputError
+from dcnas_schema.params import load_params
 from dcnas_schema.photo_models import PhotoModelSpec, images_of, task_of
 from dcnas_schema.photo_records import PHOTO_RECORD, PHOTO_TRAINING_LOG
-from dcnas_schema.photo_settings import load_photo_settings
 from dcnas_schema.records import RECORD, TRAINING_LOG
 
 UNET = {"depth": 4, "base": 8, "multiplier": 1.5, "convs": 2}
@@ -64,13 +64,13 @@ def test_slips_in_a_model_are_named(values: dict[str, Any], message: str) -> Non
         parse(values)
 
 
-def test_the_sections_are_read_beside_others(tmp_path: Path, write_photo_params: Callable[..., Path]) -> None:
-    """Sections for photos are read from a file that may hold others; an unknown model is refused with the known ones."""
-    path = write_photo_params(tmp_path / "params.yaml", {"preset": "tiny"})
-    settings = load_photo_settings(path)
-    assert settings.model_named("unet_s", where=path).kind == "unet"
+def test_an_unknown_model_is_answered_with_the_known(tmp_path: Path, write_photo_params: Callable[..., Path]) -> None:
+    """A model is found by its name; an unknown one is refused with the known ones."""
+    path = write_photo_params(tmp_path / "params.yaml")
+    settings = load_params(path)
+    assert settings.photo_model_named("unet_s", where=path).kind == "unet"
     with pytest.raises(BadInputError, match=r"'unet_x'(.|\n)*photo_models(.|\n)*unet_s"):
-        settings.model_named("unet_x", where=path)
+        settings.photo_model_named("unet_x", where=path)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_sections_are_read_beside_others(tmp_path: Path, write_photo_params:
         ({"retrain_photos.loss.charbonnier": 0.0, "retrain_photos.loss.ssim": 0.0}, "charbonnier and ssim are both 0"),
         ({"photo_noise.sigmas": [0.5, 0.5]}, "noise levels repeat"),
         ({"evaluate_photos.panel.sigmas": [0.3]}, r"evaluate_photos\.panel\.sigmas has \[0\.3\]"),
-        ({"photo_models.unet_s": {"kind": "unet"}}, r"photo_models\.unet_s\.unet\.unet: missing"),
+        ({"photo_models.unet_s": {"kind": "unet"}}, r"photo_models\.unet_s\.unet: missing"),
     ],
     ids=str,
 )
@@ -91,14 +91,7 @@ def test_slips_in_a_section_are_named(
 ) -> None:
     """Each slip ends as bad input that names key and value."""
     with pytest.raises(BadInputError, match=message):
-        load_photo_settings(write_photo_params(tmp_path / "params.yaml", changes))
-
-
-def test_a_missing_section_is_named(tmp_path: Path) -> None:
-    """An empty file lacks every section."""
-    (tmp_path / "params.yaml").write_text("preset: tiny\n", encoding="utf-8")
-    with pytest.raises(BadInputError, match="photo_models: missing"):
-        load_photo_settings(tmp_path / "params.yaml")
+        load_params(write_photo_params(tmp_path / "params.yaml", changes))
 
 
 @pytest.mark.parametrize(("ours", "base"), [(PHOTO_RECORD, RECORD), (PHOTO_TRAINING_LOG, TRAINING_LOG)])
