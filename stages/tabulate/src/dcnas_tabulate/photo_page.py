@@ -60,7 +60,7 @@ class Report:
 def write_photo_page(report: Report, out: Path) -> None:
     """Write `photos.html` into `out`, with the figures that stand in `out`/figures inside."""
     settings, runs = report.settings, report.runs
-    tables = {table.number: _table(report, table) for table in report.tables}
+    tables = {table.number: _table(table) for table in report.tables}
     figures = {
         name: f"<h2>{html.escape(title)}</h2>{drawing(out / 'figures', name, title)}"
         for name, title in _FIGURES.items()
@@ -90,7 +90,7 @@ def write_photo_page(report: Report, out: Path) -> None:
     write_html(out / "photos.html", f"dcnas on photos: {settings.preset}", parts, style=PHOTO_PANEL_STYLE)
 
 
-def _table(report: Report, table: PhotoTable) -> str:
+def _table(table: PhotoTable) -> str:
     notes = [
         photo_table_note(table),
         photo_doubts(table.table),
@@ -106,7 +106,7 @@ def _predictor(profile: ProfileMetadata) -> str:
         (
             one.kind,
             f"off by {one.mape_pct:.2f} % in the mean (bias {one.bias_pct:+.2f} %, worst {one.worst_pct:.2f} %) on {one.nets} held-out "
-            f"nets; {one.inside_interval_pct:.0f} % inside the interval of ±{profile.calibration.interval_pct:.1f} %",
+            f"nets; {one.inside_interval_pct:.0f} % inside the interval of ±{profile.calibration.interval_pct[one.kind]:.1f} %",
         )
         for one in profile.accuracy
     ]
