@@ -61,7 +61,13 @@ class PhotoWorkshop:
     """A folder of records, searches and genotypes made by hand, and the stage run on them."""
 
     def __init__(
-        self, root: Path, params: Params, provenance: Callable[..., Provenance], profile: Path, photos: Path, project: Path
+        self,
+        root: Path,
+        params: Params,
+        provenance: Callable[..., Provenance],
+        profile: Path,
+        photos: Path,
+        project: Path,
     ) -> None:
         self.root, self.params, self._provenance = root, params, provenance
         self.sources = PhotoSources(
@@ -74,11 +80,22 @@ class PhotoWorkshop:
         )
         self._setting = read_profile(profile)[1].setting
 
-    def record(  # the facts of a record
-        self, model: str, seed: int = 0, *, levels: Sequence[Level], median_ms: float | None = None,
-        predicted_ms: float | None = None, noise: Sequence[str] = (), genotype: Genotype | None = None,
-        card: DeviceCard | None = None, inputs: Mapping[str, str] | None = None, macs: int = 3_000_000,
-    ) -> Path:  # fmt: skip
+    def record(  # noqa: PLR0913 # the facts of a record
+        self,
+        model: str,
+        seed: int = 0,
+        *,
+        levels: Sequence[Level],
+        median_ms: float | None = None,
+        predicted_ms: float | None = None,
+        not_comparable: str | None = None,
+        noise: Sequence[str] = (),
+        genotype: Genotype | None = None,
+        card: DeviceCard | None = None,
+        inputs: Mapping[str, str] | None = None,
+        macs: int = 3_000_000,
+        classes: Sequence[str] = CLASSES,
+    ) -> Path:
         """Write record and panel of one run; return its folder."""
         spec = self.params.photo_models[model]
         if isinstance(spec, SpaceSpec) and genotype is None:
@@ -92,18 +109,25 @@ class PhotoWorkshop:
             predicted=None
             if predicted_ms is None
             else PredictedLatency(ms=predicted_ms, low_ms=predicted_ms - 0.5, high_ms=predicted_ms + 0.5),
-            not_comparable=None,
+            not_comparable=not_comparable,
         )
         metadata = PhotoEvaluationMetadata(
             model=model, seed=seed, spec=spec, genotype=genotype, search_seed=None,
             drawn=DrawnSubnet(target_ms=5.0, predicted_ms=5.01, draws=7) if drawn else None,
-            classes=CLASSES, epochs=2, image_size=32,
+            classes=tuple(classes), epochs=2, image_size=32,
             protocol=Protocol(sigmas=SIGMAS, clip_noisy=False, noise_seed=0, precision="fp32"),
             cost=NetCost(macs=macs, parameters=12_345), latency=latency, provenance=made,
         )  # fmt: skip
         empty = dict.fromkeys(PHOTO_RECORD.names)
         rows = [
-            {**empty, "sigma": s, "images": 5, "noisy_psnr_db": 12.0 if s else None, "noisy_ssim": 0.9 - s / 2, **values}
+            {
+                **empty,
+                "sigma": s,
+                "images": 5,
+                "noisy_psnr_db": 12.0 if s else None,
+                "noisy_ssim": 0.9 - s / 2,
+                **values,
+            }
             for s, values in zip(SIGMAS, levels, strict=True)
         ]
         folder = self.sources.records / model / str(seed)
@@ -147,7 +171,9 @@ class PhotoWorkshop:
             form="plain", weight_images=12, architecture_images=6, classes=3,
             provenance=made.model_copy(update={"inputs": dict(inputs.get("search", {}))}),
         )  # fmt: skip
-        rows = list(_search_rows(spec.candidates, epochs, restless, np.random.Generator(np.random.PCG64(seed)), spec.beta))
+        rows = list(
+            _search_rows(spec.candidates, epochs, restless, np.random.Generator(np.random.PCG64(seed)), spec.beta)
+        )
         folder = self.sources.searches / search / str(seed)
         batch = pa.RecordBatch.from_pylist(rows, schema=SEARCH_LOG)
         write_parquet(folder / "search.parquet", with_metadata(SEARCH_LOG, metadata), [batch])
@@ -236,5 +262,3 @@ def read_cells(results: Path, table: str) -> list[dict[str, Any]]:
     """Return the cells of a table as its map holds them."""
     cells: list[dict[str, Any]] = json.loads((results / f"{table}.cells.json").read_text(encoding="utf-8"))["cells"]
     return cells
-
-

@@ -111,7 +111,7 @@ def _reference(cell: Cell, root: Path) -> Derived:
         for row in csv.DictReader(file):
             if (row["table"], row["model"], row["variant"]) == (table, model, variant):
                 text = row[field]
-                mark = f" {DERIVED}" if row["note"].startswith(_DERIVED_BY_NOTE.get(field, "\0")) else ""
+                mark = f" {DERIVED}" if (row.get("note") or "").startswith(_DERIVED_BY_NOTE.get(field, "\0")) else ""
                 return Derived(text=f"{text}{mark}" if text else NOTHING, value=float(text) if text else None)
     return Derived(text=NOTHING, value=None)
 

@@ -17,13 +17,15 @@ def label_points(axes: Axes, points: Sequence[tuple[str, float, float]], ink: st
     """
     Write each point's name above, below, right or left of it, further off where there is no room.
 
-    The axes must have their final place and limits.
+    The axes must have their final place; their limits become fixed.
 
     Args:
         points: Name, and place in data coordinates.
     """
     if not points:
         return
+    axes.set_xlim(axes.get_xlim())
+    axes.set_ylim(axes.get_ylim())
     places = [tuple(axes.transData.transform((x, y))) for _, x, y in points]
     taken: list[_Box] = [_box(x, y, 2 * _MARK, 2 * _MARK) for x, y in places]
     frame = axes.get_window_extent()
@@ -53,7 +55,7 @@ def _cost(box: _Box, taken: Sequence[_Box], inside: _Box) -> float:
     outside = sum(
         max(value, 0) for value in (inside[0] - box[0], inside[1] - box[1], box[2] - inside[2], box[3] - inside[3])
     )
-    return 50 * outside + sum(_overlap(box, other) for other in taken)
+    return 50 * outside + 20 * sum(_overlap(box, other) for other in taken)
 
 
 def _overlap(a: _Box, b: _Box) -> float:

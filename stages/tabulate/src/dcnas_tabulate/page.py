@@ -8,7 +8,7 @@ from dcnas_harness.files import write_text
 from dcnas_schema.params import Params
 from dcnas_schema.provenance import Provenance
 from dcnas_tabulate.drawing import inline_svg
-from dcnas_tabulate.layout import Run
+from dcnas_tabulate.layout import Column, Run
 from dcnas_tabulate.notes import accepted_lines, card_items, cards, data_note, doubts, protocol_lines, reading
 from dcnas_tabulate.panel import PANEL_STYLE, panel_html
 from dcnas_tabulate.tables import Table, printed
@@ -30,6 +30,7 @@ th:first-child, td:first-child, td.text, th.text { text-align: left; }
 th { background: var(--soft); font-weight: 600; }
 td.paper, th.paper { color: color-mix(in srgb, var(--ink) 65%, var(--paper)); }
 td.better { color: var(--accent); font-weight: 700; }
+tr.faint td { color: color-mix(in srgb, var(--ink) 60%, var(--paper)); }
 td.text { font-size: .78rem; }
 svg.figure { display: block; width: 100%; height: auto; }
 svg.figure * { stroke-linejoin: round; stroke-linecap: butt; }
@@ -106,10 +107,15 @@ def _table_html(params: Params, table: Table) -> str:
     return table_html(table, notes)
 
 
-def table_html(table: Table, notes: Iterable[str]) -> str:
-    """Return a table with its heading, and below it the notes that are not empty."""
+def table_html(table: Table, notes: Iterable[str], *, left_out: str | None = None) -> str:
+    """
+    Return a table with its heading, and below it the notes that are not empty.
+
+    Args:
+        left_out: Rows whose last cell says this are faint, and say it behind their name too.
+    """
     columns = table.layout.columns
-    kinds = ["paper" if c.reducer == "reference" else "text" if c.reducer == "paths" else "" for c in columns]
+    kinds = [_kind_of(number, column) for number, column in enumerate(columns)]
     head = "".join(f"<th class='{kind}'>{html.escape(c.title)}</th>" for kind, c in zip(kinds, columns, strict=True))
     rows = []
     for row in table.rows:
@@ -117,11 +123,22 @@ def table_html(table: Table, notes: Iterable[str]) -> str:
         for kind, cell in zip(kinds, row, strict=True):
             marked = "better" if cell is not None and cell.marked_better else kind
             cells.append(f"<td class='{marked}'>{html.escape(printed(cell).strip('*'))}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+        last = row[-1]
+        if left_out is not None and last is not None and last.text == left_out:
+            cells[0] = cells[0].replace("</td>", f" <i>{html.escape(left_out)}</i></td>")
+            rows.append(f"<tr class=faint>{''.join(cells)}</tr>")
+        else:
+            rows.append(f"<tr>{''.join(cells)}</tr>")
     body = "".join(rows) or "<tr><td>No model of this kind is in runs.models.</td></tr>"
     heading = f"<h2>{html.escape(table.layout.title)}</h2>"
     below = "".join(f"<p class=note>{html.escape(note)}</p>" for note in notes if note)
     return f"{heading}<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{below}"
+
+
+def _kind_of(number: int, column: Column) -> str:
+    if column.reducer == "reference":
+        return "paper"
+    return "text" if column.reducer == "paths" or (column.reducer == "label" and number) else ""
 
 
 def drawing(folder: Path, name: str, alt: str) -> str:

@@ -161,6 +161,14 @@ def _exp_1(beta: str) -> _Match:
 INTEGRATED, SEQUENTIAL, CLASSIFIER, DENOISER = "integrated", "sequential", "classifier", "denoiser"
 """What a model does, in the words of the paper's Table 3."""
 
+_DECODERS: tuple[tuple[DecoderName, str], ...] = (
+    ("conv", "Conv decoder"),
+    ("mbconv", "MBConv decoder"),
+    ("one_operator", "MBConv decoder 1 operator"),
+    ("three_layers", "MBConv decoder 3 layers"),
+)
+_LITERATURE: tuple[tuple[BaselineClassifier, str], ...] = (("mobilenet_v2", "MobileNetV2"), ("resnet18", "ResNet-18"))
+
 PAPER_ROWS: tuple[PaperRow, ...] = (
     PaperRow(table="2", label="UNet-S", kind=DENOISER, match=_unet(UNET_S)),
     PaperRow(table="2", label="UNet-M", kind=DENOISER, match=_unet(UNET_M)),
@@ -218,12 +226,7 @@ PAPER_ROWS: tuple[PaperRow, ...] = (
             model="DC-NAS M",
             variant=variant,
         )
-        for decoder, variant in (
-            ("conv", "Conv decoder"),
-            ("mbconv", "MBConv decoder"),
-            ("one_operator", "MBConv decoder 1 operator"),
-            ("three_layers", "MBConv decoder 3 layers"),
-        )
+        for decoder, variant in _DECODERS
     ),
     *(
         PaperRow(
@@ -258,7 +261,7 @@ PAPER_ROWS: tuple[PaperRow, ...] = (
     ),
     *(
         PaperRow(table=CLEAN, label=label, kind=CLASSIFIER, match=_baseline(kind, "clean"), group=1, printed=False)
-        for kind, label in (("mobilenet_v2", "MobileNetV2"), ("resnet18", "ResNet-18"))
+        for kind, label in _LITERATURE
     ),
 )
 """In the paper's order; groups are its sections of one latency. Those of `fig4/text` are Sec. 4.1's, on clean photos."""

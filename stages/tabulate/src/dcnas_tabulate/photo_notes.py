@@ -11,7 +11,7 @@ from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.records import MeasuredLatency
 from dcnas_tabulate.notes import accepted, card_items, either, percent
 from dcnas_tabulate.paper_rows import CLEAN
-from dcnas_tabulate.photo_layout import LEFT_OUT, TWO_MODELS, PhotoRun, PhotoTables
+from dcnas_tabulate.photo_layout import LEFT_OUT, TWO_MODELS, PhotoRun, PhotoTables, is_random
 from dcnas_tabulate.photo_records import SearchRun
 from dcnas_tabulate.photo_tables import PhotoTable
 from dcnas_tabulate.tables import Table
@@ -36,7 +36,8 @@ def photo_footer(settings: PhotoTables, splits: dict[str, PhotosMetadata], table
     """Return the notes under a printed table: facts of its own records, and of the photo set."""
     runs = table.trained
     paragraphs = [
-        photo_reading(settings, table),
+        photo_reading(settings, runs),
+        photo_table_note(table),
         photo_doubts(table.table),
         f"Preset {settings.preset}. {photo_data_note(splits, runs)}",
     ]
@@ -52,9 +53,9 @@ def search_footer(settings: PhotoTables, runs: Sequence[SearchRun]) -> str:
     return "\n\n".join([search_reading(settings, runs), "\n".join(f"- {line}" for line in bullets)]).strip() + "\n"
 
 
-def photo_reading(settings: PhotoTables, table: PhotoTable) -> str:
-    """Return how the table's cells are to be read."""
-    found = _metadata(table.trained)
+def photo_reading(settings: PhotoTables, runs: Sequence[PhotoRun]) -> str:
+    """Return how the cells of any table of `runs` are to be read."""
+    found = _metadata(runs)
     parts = [
         f"Cells: mean over seeds ± half the width of its {percent(settings.confidence)} interval (Student), none for a single seed; "
         "the mean over all noise levels, for PSNR also over those above 0."
@@ -64,26 +65,29 @@ def photo_reading(settings: PhotoTables, table: PhotoTable) -> str:
             "A cell is marked better only where it is so against every other single model of its section, seed by seed, with an interval "
             "of the difference that leaves out zero; intervals are not widened for the number of comparisons."
         )
-    if any(row.kind == TWO_MODELS for row in table.rows) or table.number != "3":
-        parts += [_OF_TABLE[table.number]] if table.number in _OF_TABLE else []
     if found:
         size = either(f"{m.image_size}x{m.image_size}" for m in found)
         parts.append(f"MACs of one photo of {size} pixels; of nets of several searches, the least to the greatest.")
         parts.append(_latency_reading([m.latency.measured for m in found if m.latency.measured is not None]))
     if any(m.latency.predicted is not None for m in found):
         parts.append(
-            "Predicted: by the latency profile of this device, median over seeds [ends of the intervals]; beside it how far it is off, in "
-            "per cent of what was measured. Nets outside the search space, and decoders of MBConvs, cannot be predicted."
+            "Predicted: by the latency profile, median over seeds [ends of the intervals]; beside it how far it is off, in per cent of "
+            "what was measured. Nets outside the search space, and decoders of MBConvs, cannot be predicted."
         )
-    if any("random" in row.kind and row.runs for row in table.rows):
+    if any(is_random(run.spec) for run in runs):
         parts.append("Random subnets: another one each seed, of the same predicted latency as the searched net.")
     parts.append(f"A row that params.yaml does not run is {LEFT_OUT}.")
-    if table.number != CLEAN:
-        parts.append(
-            "The paper's columns are its own, on its own device (GeForce RTX 3090) and photos (ImageNet-100); its latency is not "
-            "synchronised."
-        )
+    parts.append(
+        "The paper's columns are its own, on its own device (GeForce RTX 3090) and photos (ImageNet-100); its latency is not synchronised."
+    )
     return " ".join(parts)
+
+
+def photo_table_note(table: PhotoTable) -> str:
+    """Return what holds of this table alone; empty where nothing does."""
+    if table.number == "3" and not any(row.kind == TWO_MODELS for row in table.rows):
+        return ""
+    return _OF_TABLE.get(table.number, "")
 
 
 def photo_doubts(table: Table) -> str:

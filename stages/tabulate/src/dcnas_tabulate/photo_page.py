@@ -11,7 +11,7 @@ from dcnas_tabulate.latency_page import noisy_banner
 from dcnas_tabulate.notes import card_items
 from dcnas_tabulate.page import drawing, list_html, provenance_items, table_html, write_html
 from dcnas_tabulate.paper_rows import CLEAN
-from dcnas_tabulate.photo_layout import PhotoRun, PhotoTables
+from dcnas_tabulate.photo_layout import LEFT_OUT, PhotoRun, PhotoTables
 from dcnas_tabulate.photo_notes import (
     photo_accepted_lines,
     photo_cards,
@@ -19,6 +19,7 @@ from dcnas_tabulate.photo_notes import (
     photo_doubts,
     photo_protocol_lines,
     photo_reading,
+    photo_table_note,
     search_reading,
 )
 from dcnas_tabulate.photo_panel import PHOTO_PANEL_STYLE, Shown, photo_panel_html
@@ -59,7 +60,7 @@ class Report:
 def write_photo_page(report: Report, out: Path) -> None:
     """Write `photos.html` into `out`, with the figures that stand in `out`/figures_photos inside."""
     settings, runs = report.settings, report.runs
-    tables = {table.number: _table(report, table) for table in report.tables}
+    tables = {table.number: _table(table) for table in report.tables}
     figures = {
         name: f"<h2>{html.escape(title)}</h2>{drawing(out / 'figures_photos', name, title)}"
         for name, title in _FIGURES.items()
@@ -69,11 +70,12 @@ def write_photo_page(report: Report, out: Path) -> None:
     parts = [
         f"<h1>dcnas on photos: preset {html.escape(settings.preset)}</h1>",
         _note(photo_data_note(report.splits, runs)),
+        _note(photo_reading(settings, runs)),
         _banner(noisy_banner(report.profile)),
         *(tables[number] for number in ("2", "3", "4", "5", "6")),
         "<h2>Figure 8: restored photos</h2>",
         photo_panel_html(report.shown),
-        table_html(report.search_table, [search_reading(settings, report.searches)]),
+        table_html(report.search_table, [search_reading(settings, report.searches)], left_out=LEFT_OUT),
         _predictor(report.profile),
         tables[CLEAN],
         figures["figure_4"] + _note(_FIGURE_4),
@@ -88,23 +90,23 @@ def write_photo_page(report: Report, out: Path) -> None:
     write_html(out / "photos.html", f"dcnas on photos: {settings.preset}", parts, style=PHOTO_PANEL_STYLE)
 
 
-def _table(report: Report, table: PhotoTable) -> str:
+def _table(table: PhotoTable) -> str:
     notes = [
-        photo_reading(report.settings, table),
+        photo_table_note(table),
         photo_doubts(table.table),
         *(f"{line[:1].upper()}{line[1:]}." for line in photo_accepted_lines(table.table)),
     ]
-    return table_html(table.table, notes)
+    return table_html(table.table, notes, left_out=LEFT_OUT)
 
 
 def _predictor(profile: ProfileMetadata) -> str:
     """Return how well the latency profile predicts held-out whole nets: what the targets are to be trusted by."""
     setting = profile.setting
-    items = [
+    items: list[tuple[str, str]] = [
         (
             one.kind,
             f"off by {one.mape_pct:.2f} % in the mean (bias {one.bias_pct:+.2f} %, worst {one.worst_pct:.2f} %) on {one.nets} held-out "
-            f"nets; {one.inside_interval_pct:.0f} % inside the interval of ±{profile.calibration.interval_pct:.1f} %",
+            f"nets; {one.inside_interval_pct:.0f} % inside the interval of ±{profile.calibration.interval_pct[one.kind]:.1f} %",
         )
         for one in profile.accuracy
     ]

@@ -38,7 +38,7 @@ def search_label(run: SearchRun) -> str:
 
 def build_search_table(settings: PhotoTables, runs: Sequence[SearchRun], *, confidence: float) -> Table:
     """Return a row a search and seed, in the order of params.yaml; searches that do not run stand below as left out."""
-    lines = [(search_label(run), run.search, run) for run in runs]
+    lines: list[tuple[str, str, SearchRun | None]] = [(search_label(run), run.search, run) for run in runs]
     lines += [(search, search, None) for search in settings.searches if search not in settings.run_searches]
     rows, values = [], []
     for label, search, run in lines:
