@@ -116,7 +116,8 @@ def test_a_missing_mnist_file_is_named(mnist: Command) -> None:
 def test_a_damaged_mnist_file_is_named(fresh_once: Path, mnist: Command) -> None:
     """An MNIST file with another MD5 exits 4 and is named."""
     (fresh_once / "here").mkdir()
-    (fresh_once / "here/train-images-idx3-ubyte.gz").write_bytes(b"not MNIST")
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (fresh_once / f"here/{name}-ubyte.gz").write_bytes(b"not MNIST")
     done = mnist("here")
     assert done.returncode == 4, done.stderr
     assert "here/train-images-idx3-ubyte.gz is damaged" in done.stderr
