@@ -33,7 +33,7 @@ EVALUATED = {f"evaluate@{model}-0" for model in MODELS} | {"tabulate"}
 SEARCHED = {f"search_supernet@{search}-0" for search in SEARCHES}
 DERIVED = {f"derive_genotype@{search}-0" for search in SEARCHES}
 PHOTOS_RETRAINED = {f"retrain_photos@{model}-0" for model in PHOTO_MODELS}
-PHOTOS_EVALUATED = {f"evaluate_photos@{model}-0" for model in PHOTO_MODELS}
+PHOTOS_EVALUATED = {f"evaluate_photos@{model}-0" for model in PHOTO_MODELS} | {"tabulate_photos"}
 CHOSEN = {"choose_genotypes"} | PHOTOS_RETRAINED | PHOTOS_EVALUATED
 PHOTOS = SEARCHED | DERIVED | CHOSEN
 EVERY = {"generate_data", "generate_photos", "profile_latency", "tabulate"} | DIGITS | PHOTOS
@@ -85,13 +85,13 @@ def expected_reruns(path: tuple[str, ...]) -> set[str]:
         return (
             {f"{stage}@{path[1]}-0" for stage in ("search_supernet", "derive_genotype")} | CHOSEN
             if path[1] in SEARCHES
-            else set()
+            else {"tabulate_photos"}
         )
     return {
-        "preset": {"tabulate"},
-        "tabulate": {"tabulate"},
+        "preset": {"tabulate", "tabulate_photos"},
+        "tabulate": {"tabulate", "tabulate_photos"},
         "generate_data.digits": RETRAINED | {"generate_data"},
-        "generate_data.photos": PHOTOS | {"generate_photos", "tabulate"},
+        "generate_data.photos": PHOTOS | {"generate_photos"},
         "profile_latency": PHOTOS | {"profile_latency", "tabulate"},
         "device": EVERY - {"generate_data", "generate_photos"},
         "noise": RETRAINED,

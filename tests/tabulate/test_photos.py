@@ -390,14 +390,14 @@ def test_the_page_needs_nothing_beside_itself(full: Path) -> None:
 
 def test_the_figures_are_there_in_both_themes(full: Path) -> None:
     """Every figure is written as SVG and PNG, light and dark, and none is blank."""
-    assert sorted(path.name for path in (full / "figures").iterdir()) == sorted(FIGURES)
+    assert sorted(path.name for path in (full / "figures_photos").iterdir()) == sorted(FIGURES)
     for name in (name for name in FIGURES if name.endswith("png")):
-        assert len(Image.open(full / "figures" / name).convert("RGB").getcolors(maxcolors=10**6) or []) > 20
+        assert len(Image.open(full / "figures_photos" / name).convert("RGB").getcolors(maxcolors=10**6) or []) > 20
 
 
 def test_figure_4_prints_the_oscillation_of_each_search(full: Path) -> None:
     """Two searches with beta removed and two that learn it, each with its own measure as the table of searches has it."""
-    text = (full / "figures/figure_4_light.svg").read_text(encoding="utf-8")
+    text = (full / "figures_photos/figure_4_light.svg").read_text(encoding="utf-8")
     rows = table(full, "searches")
     for search, word in (("clean_4_s", "removed"), ("sink_4_s", "learned")):
         for seed in (0, 1):
@@ -410,7 +410,7 @@ def test_figures_without_their_models_say_so(photo_workshop: Workshop) -> None:
     photo_workshop.record("unet_s", levels=quality(0, *RESTORED))
     results = photo_workshop.run(run_models=("unet_s",))
     for number in (4, 5, 6):
-        assert LEFT_OUT in (results / f"figures/figure_{number}_light.svg").read_text(encoding="utf-8")
+        assert LEFT_OUT in (results / f"figures_photos/figure_{number}_light.svg").read_text(encoding="utf-8")
     assert (results / "photos.html").is_file()
 
 
