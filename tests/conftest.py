@@ -4,10 +4,12 @@ Shared by all test folders: golden numbers, a tiny set of parameters, scenes and
 Rooms that jaxtyping checks are imported inside the fixtures: a conftest is loaded before the checking is switched on.
 """
 
+import contextlib
 import copy
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from dcnas_harness.process import run_main
 from dcnas_schema.genotype import Genotype, uniform_genotype
 from dcnas_schema.params import Params, read_yaml
 from dcnas_schema.parquet import with_metadata, write_parquet
@@ -37,6 +40,12 @@ from dcnas_schema.records import (
 from dcnas_schema.search_log import DerivedGenotype, PredictedLatency
 from dcnas_schema.search_params import SearchSpec, TargetSpec
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+"""
+Read by OpenMP when torch is imported, here and in every process that a test starts.
+
+Its threads else spin while they wait; beside another busy program the tests of tests/nets take six times the processor time so.
+"""
 TESTS = Path(__file__).resolve().parent
 TINY = {
     "device.threads": 1,
@@ -163,6 +172,34 @@ def python(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subproc
         finally:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def in_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """
+    A function that runs the main function of a command with arguments as its module does, but in this process.
+
+    It returns exit code and output like `python`, without the seconds in which a new process imports torch.
+    """
+    import torch
+
+    def run(main: Callable[[], None], *arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        terminated, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+            patch.setattr(sys, "excepthook", sys.excepthook)  # typer puts its own there
+            patch.delenv("DVC_STAGE", raising=False)
+            patch.chdir(cwd or Path.cwd())
+            try:
+                with pytest.raises(SystemExit) as end:
+                    run_main(main)
+            finally:
+                signal.signal(signal.SIGTERM, terminated)
+                torch.set_num_threads(threads)
+        return subprocess.CompletedProcess(arguments, int(end.value.code or 0), out.getvalue(), err.getvalue())
 
     return run
 
@@ -439,14 +476,9 @@ def _photo_row(label: int, generator: np.random.Generator) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def tiny_profile(tiny_params: Callable[..., Params], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A latency profile of the simulated device, as the smoke preset makes it; tests must leave it as it is."""
-    from dcnas_profile_latency.job import Settings, profile_job
-
-    params, folder = tiny_params(), tmp_path_factory.mktemp("profile")
-    settings = Settings(device=params.device, profile_latency=params.profile_latency)
-    profile_job(settings, folder / "profile.parquet", folder / "scratch")
-    return folder / "profile.parquet"
+def tiny_profile(simulated_profile: Path) -> Path:
+    """The same, for the rooms that know it by this name."""
+    return simulated_profile
 
 
 @pytest.fixture(scope="session")

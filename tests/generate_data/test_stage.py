@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dcnas_data.scenes import read_scenes
+from dcnas_generate_data.__main__ import main
 from dcnas_generate_data.write import write_splits
 from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_harness.process import exclusive_run
@@ -75,16 +76,16 @@ def test_the_command_says_what_it_does(tmp_path: Path, python: Python, arguments
     assert set(hashes(tmp_path / "out")) == FILES
 
 
-def test_help_tells_run_takes_and_expect(python: Python) -> None:
+def test_help_tells_run_takes_and_expect(in_process: Python) -> None:
     """`--help` shows the command, what it takes and what to expect."""
-    done = python(*MODULE, "--help")
+    done = in_process(main, "--help")
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("Run:", "Takes:", "Expect:", "--out"))
 
 
-def test_bad_input_ends_in_one_message(tmp_path: Path, python: Python, arguments: Callable[..., list[Any]]) -> None:
+def test_bad_input_ends_in_one_message(tmp_path: Path, in_process: Python, arguments: Callable[..., list[Any]]) -> None:
     """A wrong parameter exits 2, names it and a remedy without a traceback, and writes nothing."""
-    done = python(*arguments({"generate_data.digits.size": 20}), cwd=tmp_path)
+    done = in_process(main, *arguments({"generate_data.digits.size": 20})[2:], cwd=tmp_path)
     assert done.returncode == 2
     assert "generate_data.digits.size = 20" in done.stderr
     assert "remedy" in done.stderr
@@ -93,10 +94,10 @@ def test_bad_input_ends_in_one_message(tmp_path: Path, python: Python, arguments
 
 
 def test_a_read_only_folder_ends_before_the_work(
-    read_only_disk: Path, python: Python, arguments: Callable[..., list[Any]]
+    read_only_disk: Path, in_process: Python, arguments: Callable[..., list[Any]]
 ) -> None:
     """An output folder that cannot be written exits 2 and is named."""
-    done = python(*arguments(out=read_only_disk / "out"))
+    done = in_process(main, *arguments(out=read_only_disk / "out")[2:])
     assert done.returncode == 2
     assert "read-only disk/out cannot be written" in done.stderr
 
@@ -112,21 +113,21 @@ def test_a_full_disk_keeps_the_old_scenes(small_disk: Path, tiny_params: Callabl
 
 
 def test_a_second_run_of_the_same_output_is_refused(
-    tmp_path: Path, python: Python, arguments: Callable[..., list[Any]]
+    tmp_path: Path, in_process: Python, arguments: Callable[..., list[Any]]
 ) -> None:
     """While one process makes the scenes, another exits 3 and names it."""
     with exclusive_run(tmp_path / "out", tmp_path / "scratch"):
-        done = python(*arguments())
+        done = in_process(main, *arguments()[2:])
     assert done.returncode == 3
     assert "another process (pid " in done.stderr
 
 
 def test_a_killed_run_is_made_good_by_the_next(
-    tmp_path: Path, start: Callable[..., subprocess.Popen[str]], python: Python, arguments: Callable[..., list[Any]]
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]], in_process: Python, arguments: Callable[..., list[Any]]
 ) -> None:
     """Killed while it writes, run again: the same bytes as an undisturbed run, nothing left over."""
     many = {"generate_data.digits.scenes": {"train": 8192, "validation": 4, "test": 5}}
-    assert python(*arguments(many, out=tmp_path / "reference")).returncode == 0
+    assert in_process(main, *arguments(many, out=tmp_path / "reference")[2:]).returncode == 0
     process = start(*arguments(many))
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob("out/.train*.tmp")) and time.monotonic() < deadline:
@@ -134,5 +135,5 @@ def test_a_killed_run_is_made_good_by_the_next(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert list(tmp_path.glob("out/.train*.tmp")), "the kill did not fall into the writing"
-    assert python(*arguments(many)).returncode == 0
+    assert in_process(main, *arguments(many)[2:]).returncode == 0
     assert hashes(tmp_path / "out") == hashes(tmp_path / "reference")

@@ -16,7 +16,10 @@ HEIGHT, WIDTH = 48, 80  # pixels of the image: 3x5 before the last stride, so th
 ACTIVATIONS = {"relu": torch.relu, "swish": lambda x: x * torch.sigmoid(x)}
 SE_RATIO = {3: 1, 6: 2}  # width of the squeeze over the block's input channels, by expand ratio
 
-every_place = pytest.mark.parametrize("place", PLACES, ids=lambda place: f"stage{place.stage}_block{place.block}")
+every_place = pytest.mark.parametrize(
+    "place", [place for place in PLACES if place.block < 2], ids=lambda place: f"stage{place.stage}_block{place.block}"
+)
+"""The first two of each network stage; what stands behind is the second again."""
 every_op = pytest.mark.parametrize("op", OPS.values(), ids=list(OPS))
 
 
@@ -30,6 +33,14 @@ def pixels(place: Place) -> tuple[tuple[int, int], tuple[int, int]]:
     """Return height and width of a place's input and of its output, counted without the key."""
     before = (ceil(HEIGHT / place.divisor), ceil(WIDTH / place.divisor))
     return before, (ceil(before[0] / place.stride), ceil(before[1] / place.stride))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_later_blocks_of_a_network_stage_are_the_second_again(op: OpName) -> None:
+    """From the second block on, the places of a network stage have equal parts, so that two of them stand for all."""
+    parts = {(place.stage, place.block): part_at(place, op) for place in PLACES}
+    assert len(parts) == 18
+    assert all(parts[stage, block] == parts[stage, min(block, 1)] for stage, block in parts)
 
 
 @every_place

@@ -1,6 +1,8 @@
 """Nets of the search space: their cost, their order of parts, any image size and seeds."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from dcnas_harness.errors import BadInputError
 from dcnas_nets.blocks import build_part, part_inputs
@@ -35,14 +38,25 @@ def shortened(genotype: Genotype, depths: dict[int, int]) -> Genotype:
     return Genotype(stages=tuple(blocks[: depths.get(stage)] for stage, blocks in enumerate(genotype.stages, start=1)))
 
 
+@cache
 def net(kind: NetKind, genotype: Genotype | None = None) -> SpaceNet:
-    """Return a net with seven classes in eval mode, its batch norms set to random statistics so that no path is an identity."""
+    """
+    Return a net with seven classes in eval mode, its batch norms set to random statistics so that no path is an identity.
+
+    It is made once for all tests, which leave it as it is.
+    """
     model = build_space_net(kind, genotype or drawn(), classes=7, seed=0)
     generator = torch.Generator().manual_seed(1)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.bias, std=0.3, generator=generator)
     return model.eval()
+
+
+@cache
+def parts_alone(kind: NetKind) -> list[nn.Module]:
+    """Return the parts of a net, each made by itself; the size in the keys makes no difference."""
+    return [build_part(part) for part in parts_of(kind, drawn(), height=64, width=64, classes=7)]
 
 
 def image(height: int, width: int, batch: int = 1) -> Tensor:
@@ -109,16 +123,16 @@ def test_the_parts_run_in_order_on_inputs_of_their_keys(kind: NetKind, size: tup
     events: list[str] = []
     shapes: list[list[tuple[int, ...]]] = []
 
-    def watch(name: str) -> None:
+    def watch(name: str) -> RemovableHandle:
         def hook(_: nn.Module, arguments: tuple[Tensor | None, ...]) -> None:
             events.append(name)
             shapes.append([tuple(x.shape) for x in arguments if x is not None])
 
-        model.parts[name].register_forward_pre_hook(hook)
+        return model.parts[name].register_forward_pre_hook(hook)
 
-    for name in model.parts:
-        watch(name)
-    with torch.inference_mode():
+    with ExitStack() as hooks, torch.inference_mode():
+        for name in model.parts:
+            hooks.enter_context(watch(name))
         model.run(image(*size, batch=2), lambda: events.append("mark"))
     parts = parts_of(kind, genotype, height=size[0], width=size[1], classes=7)
     names = part_names(kind, genotype)
@@ -162,10 +176,12 @@ def test_the_decoder_joins_the_outputs_of_the_encoders_network_stages(depths: di
     model = net("dc_nas", genotype)
     outputs: dict[str, Tensor] = {}
     inputs: dict[str, tuple[Tensor | None, ...]] = {}
-    for name, part in model.parts.items():
-        part.register_forward_pre_hook(lambda _, arguments, name=name: inputs.__setitem__(name, arguments))
-        part.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output))
-    with torch.inference_mode():
+    with ExitStack() as hooks, torch.inference_mode():
+        for name, part in model.parts.items():
+            before = part.register_forward_pre_hook(lambda _, arguments, name=name: inputs.__setitem__(name, arguments))
+            after = part.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output))
+            hooks.enter_context(before)
+            hooks.enter_context(after)
         restored, _ = model(image(48, 64))
     last = {stage: f"stage{stage}_block{depths.get(stage, STAGE_DEPTHS[stage - 1]) - 1}" for stage in (1, 2, 4)}
     joined = [inputs[f"decoder{level}"][1:] for level in range(4)]
@@ -182,9 +198,9 @@ def test_the_decoder_joins_the_outputs_of_the_encoders_network_stages(depths: di
 def test_a_joint_net_learns_in_every_parameter() -> None:
     """Both losses together give each parameter a finite gradient, in training mode with the in-place activations."""
     model = build_space_net("dc_nas", drawn(), classes=7, seed=0).train()
-    restored, logits = model(image(64, 64, batch=4))
+    restored, logits = model(image(32, 32, batch=4))
     (
-        functional.l1_loss(restored, image(64, 64, batch=4)) + functional.cross_entropy(logits, torch.arange(4))
+        functional.l1_loss(restored, image(32, 32, batch=4)) + functional.cross_entropy(logits, torch.arange(4))
     ).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -195,10 +211,8 @@ def test_a_joint_net_learns_in_every_parameter() -> None:
 @pytest.mark.parametrize("size", [(47, 65), (64, 64)])
 def test_the_cost_of_a_net_is_the_sum_of_its_parts(kind: NetKind, size: tuple[int, int]) -> None:
     """What the latency table adds up is the whole net: MACs and parameters of the parts made alone are those of the net."""
-    genotype = drawn()
-    parts = parts_of(kind, genotype, height=size[0], width=size[1], classes=7)
-    modules = [build_part(part) for part in parts]
-    model = build_space_net(kind, genotype, classes=7, seed=0)
+    parts = parts_of(kind, drawn(), height=size[0], width=size[1], classes=7)
+    model, modules = net(kind), parts_alone(kind)
     macs = sum(count_macs(m, *part_inputs(part, batch=1)) for m, part in zip(modules, parts, strict=True))
     assert count_macs(model, image(*size)) == macs
     assert count_parameters(model) == sum(map(count_parameters, modules))

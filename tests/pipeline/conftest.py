@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,16 +67,32 @@ def finished(smoke: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_once(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One copy of the finished project for tests that change a file and put it back."""
+    """One copy of the finished project for tests that change a file and put it back (`changed`)."""
     root = tmp_path_factory.mktemp("shared") / "project"
     shutil.copytree(smoke, root, symlinks=True)
     return root
 
 
-@pytest.fixture
-def fresh(tmp_path: Path) -> Path:
-    """A project at the smoke preset that has not run."""
-    return copy_project(tmp_path / "project")
+@pytest.fixture(scope="session")
+def fresh_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One project at the smoke preset that has not run, for tests that change a file and put it back (`changed`)."""
+    return copy_project(tmp_path_factory.mktemp("fresh") / "project")
+
+
+@contextmanager
+def changed_file(path: Path) -> Iterator[Path]:
+    """Let the block change, replace or remove a file, and put its bytes back."""
+    before = path.read_bytes()
+    try:
+        yield path
+    finally:
+        path.write_bytes(before)
+
+
+@pytest.fixture(scope="session")
+def changed() -> Callable[[Path], object]:
+    """The context in which a file may be changed, replaced or removed; afterwards it is as it was."""
+    return changed_file
 
 
 @pytest.fixture

@@ -1,16 +1,34 @@
 """From a printed cell to its data: the walk holds on an honest run and names the link that was tampered with."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from dcnas_app.main import app
+from dcnas_lineage import audit
+from dcnas_lineage.cells import read_record
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
-CELL = ["dcnas", "audit", "results/table_1", "--cell", "DC-Net reduced integrated,PSNR"]
+Changed = Callable[[Path], AbstractContextManager[Path]]
+Audit = Callable[..., subprocess.CompletedProcess[str]]
+CELL = ["audit", "results/table_1", "--cell", "DC-Net reduced integrated,PSNR"]
 WEIGHTS = "data/retrain/dcnet_reduced_integrated/0/weights.safetensors"
+
+
+@pytest.fixture
+def audited(finished_once: Path, in_process: Command) -> Audit:
+    """A function that audits the cell of `CELL`, or another one, in this process with all files read anew."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        read_record.cache_clear()
+        audit._hashes.cache_clear()
+        return in_process(app, *(arguments or CELL), cwd=finished_once)
+
+    return run
 
 
 def flip_a_byte(path: Path, position: int = -100) -> None:
@@ -22,7 +40,7 @@ def flip_a_byte(path: Path, position: int = -100) -> None:
 
 def test_an_honest_cell_holds_down_to_the_data(smoke: Path, command: Command) -> None:
     """The walk prints table, record, weights, log and scenes with their hashes, and exits 0."""
-    done = command(CELL, smoke)
+    done = command(["dcnas", *CELL], smoke)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in (
         "results/table_1.md",
@@ -36,10 +54,20 @@ def test_an_honest_cell_holds_down_to_the_data(smoke: Path, command: Command) ->
     assert done.stdout.rstrip().endswith("HOLDS")
 
 
+def test_the_command_names_a_broken_link(finished_once: Path, changed: Changed, command: Command) -> None:
+    """The command as it is installed exits 1 and ends with the file in which a byte was changed."""
+    with changed(finished_once / WEIGHTS) as path:
+        flip_a_byte(path)
+        done = command(["dcnas", *CELL], finished_once)
+    assert done.returncode == 1
+    assert "BROKEN" in done.stdout
+    assert WEIGHTS in done.stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize("table", ["table_1", "table_7", "table_8"])
-def test_every_honest_cell_holds(smoke: Path, command: Command, table: str) -> None:
+def test_every_honest_cell_holds(audited: Audit, table: str) -> None:
     """No cell of an undisturbed run is called broken."""
-    done = command(["dcnas", "audit", f"results/{table}", "--all"], smoke)
+    done = audited("audit", f"results/{table}", "--all")
     assert done.returncode == 0, done.stdout
     assert "0 are broken" in done.stdout
 
@@ -54,76 +82,74 @@ def test_every_honest_cell_holds(smoke: Path, command: Command, table: str) -> N
         "data/generate_data/digits/train.parquet",
     ],
 )
-def test_a_changed_byte_is_named(finished: Path, command: Command, path: str) -> None:
-    """One changed byte anywhere on the way breaks the cell, with exit 1 and the file's name."""
-    flip_a_byte(finished / path)
-    done = command(CELL, finished)
+def test_a_changed_byte_is_named(finished_once: Path, changed: Changed, audited: Audit, path: str) -> None:
+    """One changed byte anywhere on the way breaks the cell, with exit 1 and the file's name; put back, it holds again."""
+    with changed(finished_once / path):
+        flip_a_byte(finished_once / path)
+        done = audited()
     assert done.returncode == 1
     assert "BROKEN" in done.stdout
     assert path in done.stdout.splitlines()[-1]
+    assert audited().returncode == 0
 
 
-def test_a_cell_typed_by_hand_is_named(finished: Path, command: Command) -> None:
+def test_a_cell_typed_by_hand_is_named(finished_once: Path, changed: Changed, audited: Audit) -> None:
     """A number edited in the printed table no longer follows from its sources."""
-    table = finished / "results/table_1.md"
-    text = next(
-        c["text"] for c in cells(finished) if c["row"] == "DC-Net reduced integrated" and c["column"] == "PSNR (dB)"
-    )
-    table.write_text(table.read_text().replace(text, "99.99"))
-    done = command(CELL, finished)
+    text = printed(finished_once)
+    with changed(finished_once / "results/table_1.md") as table:
+        table.write_text(table.read_text().replace(text, "99.99"))
+        done = audited()
     assert done.returncode == 1
     assert "99.99" in done.stdout
 
 
-def test_a_number_forged_in_table_and_cell_map_is_named(finished: Path, command: Command) -> None:
+def test_a_number_forged_in_table_and_cell_map_is_named(finished_once: Path, changed: Changed, audited: Audit) -> None:
     """Editing the cell map along with the table does not help: the cell is derived from its records again."""
-    text = next(
-        c["text"] for c in cells(finished) if c["row"] == "DC-Net reduced integrated" and c["column"] == "PSNR (dB)"
-    )
-    for suffix in (".md", ".cells.json"):
-        path = finished / f"results/table_1{suffix}"
-        path.write_text(
-            path.read_text().replace(
-                f'"{text}"' if suffix == ".cells.json" else text, '"99.99"' if suffix == ".cells.json" else "99.99"
-            )
-        )
-    done = command(CELL, finished)
+    text, results = printed(finished_once), finished_once / "results"
+    with changed(results / "table_1.md") as table, changed(results / "table_1.cells.json") as cell_map:
+        table.write_text(table.read_text().replace(text, "99.99"))
+        cell_map.write_text(cell_map.read_text().replace(f'"{text}"', '"99.99"'))
+        done = audited()
     assert done.returncode == 1
     assert "derived again" in done.stdout
 
 
-def test_weights_of_another_model_are_named(finished: Path, command: Command) -> None:
+def test_weights_of_another_model_are_named(finished_once: Path, changed: Changed, audited: Audit) -> None:
     """Swapped checkpoints break the link between weights and dvc.lock."""
-    shutil.copyfile(finished / "data/retrain/dcnet_reduced_sequential/0/weights.safetensors", finished / WEIGHTS)
-    done = command(CELL, finished)
+    other = finished_once / "data/retrain/dcnet_reduced_sequential/0/weights.safetensors"
+    with changed(finished_once / WEIGHTS) as path:
+        path.write_bytes(other.read_bytes())
+        done = audited()
     assert done.returncode == 1
     assert WEIGHTS in done.stdout.splitlines()[-1]
 
 
-def test_a_missing_file_is_named(finished: Path, command: Command) -> None:
+def test_a_missing_file_is_named(finished_once: Path, changed: Changed, audited: Audit) -> None:
     """A file that is not there breaks the walk with a word on how to get it."""
-    (finished / WEIGHTS).unlink()
-    done = command(CELL, finished)
+    with changed(finished_once / WEIGHTS) as path:
+        path.unlink()
+        done = audited()
     assert done.returncode == 1
     assert "dvc pull" in done.stdout
 
 
-def test_touched_files_still_hold(finished: Path, command: Command) -> None:
+def test_touched_files_still_hold(finished_once: Path, audited: Audit) -> None:
     """Times of files mean nothing: a fresh copy with other times holds."""
-    for path in (finished / "data").rglob("*.parquet"):
+    for path in (finished_once / "data").rglob("*.parquet"):
         path.touch()
-    assert command(CELL, finished).returncode == 0
+    assert audited().returncode == 0
 
 
-def test_an_unknown_cell_or_table_is_refused(smoke: Path, command: Command) -> None:
+def test_an_unknown_cell_or_table_is_refused(audited: Audit) -> None:
     """A cell or table that does not exist is bad input (exit 2), and the nearest are named."""
-    done = command(["dcnas", "audit", "results/table_1", "--cell", "DC-Net reduced integrated,PSNT"], smoke)
+    done = audited("audit", "results/table_1", "--cell", "DC-Net reduced integrated,PSNT")
     assert (done.returncode, "PSNR (dB)" in done.stderr) == (2, True)
-    done = command(["dcnas", "audit", "results/table_9", "--all"], smoke)
+    done = audited("audit", "results/table_9", "--all")
     assert (done.returncode, "results/table_1" in done.stderr) == (2, True)
 
 
-def cells(root: Path) -> list[dict[str, str]]:
-    """Return the cells of Table 1's cell map."""
-    found: list[dict[str, str]] = json.loads((root / "results/table_1.cells.json").read_text())["cells"]
-    return found
+def printed(root: Path) -> str:
+    """Return the text of the audited cell."""
+    cells = json.loads((root / "results/table_1.cells.json").read_text())["cells"]
+    (text,) = (c["text"] for c in cells if (c["row"], c["column"]) == ("DC-Net reduced integrated", "PSNR (dB)"))
+    return str(text)

@@ -1,24 +1,33 @@
 """Kills, a second run beside the first, a read-only folder, a full disk: nothing is lost, nothing is half-written, no orphan stays."""
 
 import contextlib
-import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from dcnas_generate_data.__main__ import main as generate_data
+from dcnas_harness.files import sha256_of
+from dcnas_retrain.__main__ import main as retrain
+from dcnas_tabulate.__main__ import main as tabulate
+
 Command = Callable[..., subprocess.CompletedProcess[str]]
+Changed = Callable[[Path], AbstractContextManager[Path]]
 RETRAIN = "retrain@dcnet_reduced_integrated-0"
 WEIGHTS = "data/retrain/dcnet_reduced_integrated/0/weights.safetensors"
-STAGE = ["python", "-m", "dcnas_retrain", "--model", "dcnet_reduced_integrated", "--seed", "0"]
-FOLDERS = ["--scenes", "data/generate_data/digits", "--out", "data/retrain/dcnet_reduced_integrated/0"]
-
+ITEM = ["--model", "dcnet_reduced_integrated", "--seed", "0"]
+SCENES = "--scenes=data/generate_data/digits"
+OUT = "--out=data/retrain/dcnet_reduced_integrated/0"
+EPOCHS = 12
+"""So many that a kill after the first ones falls into the training."""
 
 Start = Callable[[list[str], Path], "subprocess.Popen[str]"]
 
@@ -70,7 +79,7 @@ def wait_for(condition: Callable[[], object], seconds: float) -> bool:
     while time.monotonic() < end:
         if condition():
             return True
-        time.sleep(0.05)
+        time.sleep(0.01)
     return False
 
 
@@ -81,70 +90,63 @@ def epochs_done(root: Path) -> int:
 
 
 def new_epochs(root: Path, epochs: int) -> None:
-    """Ask for more epochs of training, which starts anew: the checkpoints of the finished run are of other parameters."""
+    """Ask for more epochs on one thread: training starts anew, the checkpoints of the finished run being of other parameters."""
     shutil.rmtree(root / ".scratch", ignore_errors=True)
     parameters = root / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("  epochs: 2 ", f"  epochs: {epochs} "))
+    text = re.sub(r"(?m)^  epochs: \d+ ", f"  epochs: {epochs} ", parameters.read_text())
+    parameters.write_text(text.replace("  threads: 2 ", "  threads: 1 "))
 
 
-def test_a_killed_dvc_leaves_no_orphan_trainer(finished: Path, start: Start) -> None:
-    """SIGKILL of dvc takes the training process along within seconds."""
-    new_epochs(finished, 5000)
-    dvc = start(["dvc", "repro", RETRAIN], finished)
-    assert wait_for(lambda: epochs_done(finished) > 0, 60)
-    assert trainers(finished)
+@pytest.fixture(scope="module")
+def trained(smoke: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished project whose training the tests start anew, each with its own number of epochs."""
+    root = tmp_path_factory.mktemp("trained") / "project"
+    shutil.copytree(smoke, root, symlinks=True)
+    return root
+
+
+def test_a_killed_dvc_takes_the_trainer_along_and_the_next_goes_on(
+    trained: Path, tmp_path: Path, start: Start, in_process: Command
+) -> None:
+    """
+    SIGKILL of dvc in mid-training leaves no orphan, and the next `dvc repro` takes up the checkpoints, to the undisturbed run's bits.
+
+    Before the kill, a second trainer beside the one of dvc exits 3 and names the first one's pid.
+    """
+    new_epochs(trained, EPOCHS)
+    reference = in_process(retrain, *ITEM, SCENES, "--out", tmp_path / "out", "--scratch", tmp_path, cwd=trained)
+    assert reference.returncode == 0, reference.stderr
+    dvc = start(["dvc", "repro", RETRAIN], trained)
+    assert wait_for(lambda: epochs_done(trained) > 0, 60)
+    (first,) = trainers(trained)
+    os.kill(first, signal.SIGSTOP)  # not done yet when the second one has been asked
+    second = in_process(retrain, *ITEM, SCENES, OUT, cwd=trained)
     os.kill(dvc.pid, signal.SIGKILL)
-    assert wait_for(lambda: not trainers(finished), 10)
+    dvc.wait()  # a zombie's pid still exists, and dvc would take it for a living owner of its locks
+    assert wait_for(lambda: not trainers(trained), 10)
+    assert 0 < epochs_done(trained) < EPOCHS
+    (checkpoints,) = (trained / ".scratch/retrain/dcnet_reduced_integrated-0").iterdir()
+    assert second.returncode == 3, second.stderr
+    assert f"pid {first}" in second.stderr
+    last = start(["dvc", "repro", RETRAIN], trained)
+    output, _ = last.communicate(timeout=120)
+    assert last.returncode == 0, output
+    assert checkpoints.is_dir()  # a run that does not take them up removes them
+    assert sha256_of(trained / WEIGHTS) == sha256_of(tmp_path / "out/weights.safetensors")
 
 
-def test_ctrl_c_stops_with_one_message_and_keeps_what_was_complete(finished: Path, start: Start) -> None:
+def test_ctrl_c_stops_with_one_message_and_keeps_what_was_complete(trained: Path, start: Start) -> None:
     """Ctrl-C on the process group ends dvc and the trainer with a message, and leaves checkpoints to go on from."""
-    new_epochs(finished, 5000)
-    dvc = start(["dvc", "repro", RETRAIN], finished)
-    assert wait_for(lambda: epochs_done(finished) > 0, 60)
+    new_epochs(trained, 5000)
+    dvc = start(["dvc", "repro", RETRAIN], trained)
+    assert wait_for(lambda: epochs_done(trained) > 0, 60)
     os.killpg(dvc.pid, signal.SIGINT)
     output, _ = dvc.communicate(timeout=30)
     assert dvc.returncode != 0
     assert "interrupted: what was complete is kept" in output
     assert "Traceback" not in output
-    assert wait_for(lambda: not trainers(finished), 10)
-    assert epochs_done(finished) > 0
-
-
-def test_a_second_run_of_the_same_stage_refuses(finished: Path, start: Start) -> None:
-    """A trainer started by hand beside the one of dvc exits 3 and names the first one's pid."""
-    new_epochs(finished, 5000)
-    start(["dvc", "repro", RETRAIN], finished)
-    assert wait_for(lambda: epochs_done(finished) > 0, 60)
-    (first,) = trainers(finished)
-    second = start([*STAGE, *FOLDERS], finished)
-    output, _ = second.communicate(timeout=60)
-    assert second.returncode == 3, output
-    assert f"pid {first}" in output
-
-
-def test_a_killed_training_goes_on_and_ends_with_the_same_bits(finished: Path, start: Start) -> None:
-    """`dvc repro` killed twice in the middle of training and run again gives the weights of an undisturbed run."""
-    new_epochs(finished, 60)
-    reference = finished.parent / "reference"
-    apart = ["--out", str(reference), "--scratch", str(finished.parent / "other")]
-    output, _ = start([*STAGE, *FOLDERS[:2], *apart], finished).communicate(timeout=120)
-    assert (reference / "weights.safetensors").is_file(), output
-    for epoch in (3, 20):
-        dvc = start(["dvc", "repro", RETRAIN], finished)
-        assert wait_for(lambda epoch=epoch: epochs_done(finished) >= epoch, 60)
-        assert epochs_done(finished) < 60
-        os.kill(dvc.pid, signal.SIGKILL)
-        dvc.wait()  # a zombie's pid still exists, and dvc would take it for a living owner of its locks
-        assert wait_for(lambda: not trainers(finished), 10)
-    last = start(["dvc", "repro", RETRAIN], finished)
-    output, _ = last.communicate(timeout=120)
-    assert last.returncode == 0, output
-    sums = [
-        hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in (finished / WEIGHTS, reference / "weights.safetensors")
-    ]
-    assert sums[0] == sums[1]
+    assert wait_for(lambda: not trainers(trained), 10)
+    assert epochs_done(trained) > 0
 
 
 def mounted(kind: str, target: Path, options: str) -> bool:
@@ -168,15 +170,17 @@ def unmount() -> Iterator[list[Path]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(finished: Path, command: Command, unmount: list[Path]) -> None:
+def test_a_full_disk_is_named_and_leaves_nothing(
+    finished_once: Path, changed: Changed, in_process: Command, unmount: list[Path]
+) -> None:
     """Scenes that do not fit the disk exit 3 naming the file, and leave no part behind."""
-    small = finished / "data/small"
+    small = finished_once / "data/small"
     if not mounted("tmpfs", small, "size=64k"):
         pytest.skip("mounting a small file system needs root")
     unmount.append(small)
-    parameters = finished / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("train: 32", "train: 2000"))
-    done = command(["python", "-m", "dcnas_generate_data", "--out", str(small)], finished)
+    with changed(finished_once / "params.yaml") as parameters:
+        parameters.write_text(parameters.read_text().replace("train: 32", "train: 2000"))
+        done = in_process(generate_data, "--out", small, cwd=finished_once)
     assert done.returncode == 3, done.stderr
     assert "No space left on the disk while writing" in done.stderr
     assert "train.parquet" in done.stderr
@@ -185,14 +189,14 @@ def test_a_full_disk_is_named_and_leaves_nothing(finished: Path, command: Comman
 
 
 def test_a_read_only_results_folder_is_refused_before_work(
-    finished: Path, command: Command, unmount: list[Path]
+    finished_once: Path, in_process: Command, unmount: list[Path]
 ) -> None:
     """Tables are not begun when their folder cannot be written: exit 2 with the folder's name."""
-    if not mounted("bind", finished / "results", ""):
+    if not mounted("bind", finished_once / "results", ""):
         pytest.skip("mounting read-only needs root")
-    unmount.append(finished / "results")
+    unmount.append(finished_once / "results")
     arguments = ["--records", "data/evaluate", "--reference", "data/reference/paper_tables.csv", "--out", "results"]
-    done = command(["python", "-m", "dcnas_tabulate", *arguments], finished)
+    done = in_process(tabulate, *arguments, cwd=finished_once)
     assert done.returncode == 2, done.stderr
     assert "results" in done.stderr
     assert "read-only" in done.stderr

@@ -4,16 +4,20 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from dcnas_flows.engine import plan
 from dcnas_schema.params import Params, load_params, read_yaml
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+Changed = Callable[[Path], AbstractContextManager[Path]]
 MODELS = ("dcnet_reduced_integrated", "dcnet_reduced_sequential", "unet_s", "classifier_conv_noisy")
 SEARCHES = ("noisy_s", "sink_4_s")
 PHOTO_MODELS = ("mobilenet_v3_small", "unet_s", "dc_nas_s", "dc_random_s")
@@ -22,7 +26,7 @@ EVALUATED = {f"evaluate@{model}-0" for model in MODELS} | {"tabulate"}
 SEARCHED = {f"search_supernet@{search}-0" for search in SEARCHES}
 DERIVED = {f"derive_genotype@{search}-0" for search in SEARCHES}
 PHOTOS_RETRAINED = {f"retrain_photos@{model}-0" for model in PHOTO_MODELS}
-PHOTOS_EVALUATED = {f"evaluate_photos@{model}-0" for model in PHOTO_MODELS}
+PHOTOS_EVALUATED = {f"evaluate_photos@{model}-0" for model in PHOTO_MODELS} | {"tabulate_photos"}
 CHOSEN = {"choose_genotypes"} | PHOTOS_RETRAINED | PHOTOS_EVALUATED
 PHOTOS = SEARCHED | DERIVED | CHOSEN
 EVERY = {"generate_data", "generate_photos", "profile_latency", "tabulate"} | DIGITS | PHOTOS
@@ -74,13 +78,13 @@ def expected_reruns(path: tuple[str, ...]) -> set[str]:
         return (
             {f"{stage}@{path[1]}-0" for stage in ("search_supernet", "derive_genotype")} | CHOSEN
             if path[1] in SEARCHES
-            else set()
+            else {"tabulate_photos"}
         )
     return {
-        "preset": {"tabulate"},
-        "tabulate": {"tabulate"},
+        "preset": {"tabulate", "tabulate_photos"},
+        "tabulate": {"tabulate", "tabulate_photos"},
         "generate_data.digits": RETRAINED | {"generate_data"},
-        "generate_data.photos": PHOTOS | {"generate_photos", "tabulate"},
+        "generate_data.photos": PHOTOS | {"generate_photos"},
         "profile_latency": PHOTOS | {"profile_latency", "tabulate"},
         "device": EVERY - {"generate_data", "generate_photos"},
         "noise": RETRAINED,
@@ -106,9 +110,29 @@ CHANGEABLE = [
     and not (path[0] == "searches" and path[1] not in (*SEARCHES, "tf_nas_m"))
 ]
 """All parameters but which runs there are; of the many models and searches that do not run, one stands for all."""
+ONE_A_SECTION = [
+    ("preset",),
+    ("device", "threads"),
+    ("noise", "clip"),
+    ("models", "unet_s", "unet", "multiplier"),
+    ("models", "unet_baseline", "kind"),
+    ("generate_data", "digits", "root"),
+    ("profile_latency", "limits", "mape_pct"),
+    ("retrain", "loss", "cross_entropy"),
+    ("evaluate", "panel", "sigmas"),
+    ("tabulate", "confidence"),
+    ("photo_view", "flip"),
+    ("photo_noise", "clip"),
+    ("searches", "noisy_s", "beta"),
+    ("search_supernet", "momentum"),
+    ("derive_genotype", "repeats"),
+    ("photo_models", "tf_nas_m", "images"),
+    ("retrain_photos", "dropout"),
+    ("evaluate_photos", "panel", "images"),
+]
 
 
-def changed(value: object) -> object:
+def another(value: object) -> object:
     """Return another value of the same type."""
     if isinstance(value, bool):
         return not value
@@ -119,36 +143,67 @@ def changed(value: object) -> object:
     return f"{value}_"
 
 
+@dataclass(frozen=True)
+class Graph:
+    """DVC's own reading of dvc.yaml: which parameters each pipeline stage declares, and what it reads directly."""
+
+    declared: dict[str, tuple[str, ...]]
+    upstream: dict[str, set[str]]
+
+    def stale_after(self, path: tuple[str, ...]) -> set[str]:
+        """Return the stages that declare the parameter at `path` or a section around it, and all below them."""
+        around = {".".join(path[:length]) for length in range(1, len(path) + 1)}
+        stale = {name for name, declared in self.declared.items() if around & set(declared)}
+        while below := {name for name, upstream in self.upstream.items() if upstream & stale} - stale:
+            stale |= below
+        return stale
+
+
+@pytest.fixture(scope="module")
+def graph(finished_once: Path) -> Graph:
+    """The graph of the finished project, loaded once."""
+    with Repo(str(finished_once)) as repo:
+        stages = list(repo.index.graph)
+        return Graph(
+            declared={stage.name: tuple(name for params in stage.params for name in params.params) for stage in stages},
+            upstream={stage.name: {other.name for other in repo.index.graph.successors(stage)} for stage in stages},
+        )
+
+
 @pytest.mark.parametrize("path", CHANGEABLE, ids=".".join)
-def test_a_changed_parameter_reruns_only_its_readers_and_those_below(
-    finished_once: Path, path: tuple[str, ...]
+def test_a_changed_parameter_reruns_only_its_readers_and_those_below(graph: Graph, path: tuple[str, ...]) -> None:
+    """Each single parameter of params.yaml is declared by just the pipeline stages that read it, so that those and all below rerun."""
+    assert graph.stale_after(path) == expected_reruns(path)
+
+
+@pytest.mark.parametrize("path", ONE_A_SECTION, ids=".".join)
+def test_dvc_sees_a_change_of_any_depth_and_type(
+    finished_once: Path, changed: Changed, graph: Graph, path: tuple[str, ...]
 ) -> None:
-    """Each single parameter of params.yaml makes stale just the pipeline stages that read it, and those below."""
-    parameters = finished_once / "params.yaml"
-    before = parameters.read_bytes()
-    values = read_yaml(parameters)
-    section = values
-    for key in path[:-1]:
-        section = section[key]
-    section[path[-1]] = changed(section[path[-1]])
-    try:
+    """For one parameter of each section, be it null, a list or deep inside, DVC's own word on what is stale is that of the graph."""
+    with changed(finished_once / "params.yaml") as parameters:
+        values = read_yaml(parameters)
+        section = values
+        for key in path[:-1]:
+            section = section[key]
+        section[path[-1]] = another(section[path[-1]])
         with parameters.open("w") as file:
             YAML(typ="safe").dump(values, file)
         stale = {step.name for step in plan(finished_once, []).steps if step.stale}
-    finally:
-        parameters.write_bytes(before)
-    assert stale == expected_reruns(path)
+    assert stale == expected_reruns(path) == graph.stale_after(path)
 
 
-def test_an_added_seed_runs_only_the_new_seed(finished_once: Path) -> None:
+def test_every_section_has_a_change_that_dvc_is_asked_about() -> None:
+    """A section added to params.yaml must be added to the list above."""
+    assert {path[0] for path in ONE_A_SECTION} == {path[0] for path in CHANGEABLE}
+    assert set(ONE_A_SECTION) <= set(CHANGEABLE)
+
+
+def test_an_added_seed_runs_only_the_new_seed(finished_once: Path, changed: Changed) -> None:
     """A second seed of the models on scenes trains and evaluates that seed alone, then tabulates."""
-    parameters = finished_once / "params.yaml"
-    before = parameters.read_text()
-    try:
-        parameters.write_text(before.replace("seeds: [0]", "seeds: [0, 1]", 1))
+    with changed(finished_once / "params.yaml") as parameters:
+        parameters.write_text(parameters.read_text().replace("seeds: [0]", "seeds: [0, 1]", 1))
         stale = {step.name for step in plan(finished_once, []).steps if step.stale}
-    finally:
-        parameters.write_text(before)
     assert stale == {f"{stage}@{model}-1" for stage in ("retrain", "evaluate") for model in MODELS} | {"tabulate"}
 
 
@@ -163,14 +218,16 @@ def test_every_parameter_is_read_by_a_stage_of_the_graph(smoke: Path) -> None:
 
 
 def test_only_what_reads_a_changed_parameter_really_runs(finished: Path, command: Command) -> None:
-    """Changing evaluate.noise_seed evaluates and tabulates, trains nothing, and `dvc metrics diff` shows the difference."""
+    """Fewer epochs for one model train and evaluate that model alone, then tabulate, and `dvc metrics diff` shows the difference."""
     command(["git", "add", "dvc.lock"], finished)
     assert command(["git", *IDENTITY, "commit", "--quiet", "--all", "--message", "run"], finished).returncode == 0
     parameters = finished / "params.yaml"
-    parameters.write_text(parameters.read_text().replace("noise_seed: 0", "noise_seed: 7", 1))
+    parameters.write_text(
+        parameters.read_text().replace("unet_s: {kind: denoiser,", "unet_s: {kind: denoiser, epochs: 1,")
+    )
     done = command(["dvc", "repro"], finished)
     assert done.returncode == 0, done.stderr
-    assert set(re.findall(r"Running stage '([^']+)'", done.stdout)) == EVALUATED
+    assert set(re.findall(r"Running stage '([^']+)'", done.stdout)) == expected_reruns(("models", "unet_s"))
     difference = json.loads(command(["dvc", "metrics", "diff", "--json"], finished).stdout)
     assert "unet_s.psnr_db" in difference["results/metrics.json"]
 

@@ -10,6 +10,7 @@ import pytest
 from dcnas_harness.errors import BadInputError, CorruptArtefactError, ExitCode, UnfitEnvironmentError
 from dcnas_harness.process import exclusive_run
 from dcnas_latency.files import read_profile
+from dcnas_profile_latency.command import parser, run
 from dcnas_profile_latency.edge import Request, profile_this_device, settings_of, show
 from dcnas_schema.params import load_params
 
@@ -174,9 +175,10 @@ def test_two_runs_for_one_file_exclude_each_other(request_of: Callable[..., Requ
         profile_this_device(request_of(out=out))
 
 
-def test_the_command_exits_with_the_code_of_what_went_wrong(python: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_command_exits_with_the_code_of_what_went_wrong(in_process: Callable[..., Any], tmp_path: Path) -> None:
     """An option out of range gives 2 and one message, without a traceback."""
-    done = python("-m", "dcnas_profile_latency.command", "--rounds", 2, "--out", tmp_path / "profile.parquet")
+    command = parser("dcnas-profile").parse_args(["--rounds", "2", "--out", str(tmp_path / "profile.parquet")])
+    done = in_process(lambda: run(command))
     assert done.returncode == ExitCode.BAD_INPUT
     assert "profile_latency.rounds = 2" in done.stderr
     assert "Traceback" not in done.stderr

@@ -93,7 +93,7 @@ def test_marked_samples_tell_the_parts_of_a_net(
     rig: ProcessRig, whole_net: Nets, alone: Callable[..., Subject]
 ) -> None:
     """Each build gives a sample a subject in the order asked, with its parts' times, which make up the whole."""
-    subjects = [whole_net("dc_nas"), alone(whole_net("c_nas").parts[4]), whole_net("c_nas")]
+    subjects = [whole_net("dc_nas"), *(alone(whole_net("c_nas").parts[part]) for part in (4, 7))]
     rig.load(subjects)
     assert (rig.in_context, rig.clock, rig.builds) == (True, "wall", 2)
     for build in (1, 0):
@@ -108,9 +108,9 @@ def test_marked_samples_tell_the_parts_of_a_net(
                 assert sample.enqueue_ms is None
 
 
-def test_plain_samples_have_no_parts(rig: ProcessRig, whole_net: Nets) -> None:
-    """Without marks the whole is timed alone; what was loaded before is replaced; a greater net takes longer."""
-    subjects = [whole_net("c_nas"), whole_net("dc_nas", uniform_genotype("k5_e6_se", 6))]
+def test_plain_samples_have_no_parts(rig: ProcessRig, whole_net: Nets, alone: Callable[..., Subject]) -> None:
+    """Without marks the whole is timed alone; what was loaded before is replaced; a net takes longer than one of its parts."""
+    subjects = [alone(whole_net("c_nas").parts[4]), whole_net("c_nas")]
     rig.load(subjects)
     samples = [sample for turn in range(5) for sample in rig.sample(0, round=turn, marked=False, order=[0, 1])]
     assert all(sample.part_ms == () for sample in samples)

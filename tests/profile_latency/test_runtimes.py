@@ -49,7 +49,7 @@ def run(runtime, part):
         assert isinstance(program, MarkedProgram) == runtime.in_context
         return program.run()
 
-difference = (run(compiled, parts(10)[3]) - run(eager, parts(10)[3])).abs().max()
+difference = (run(compiled, parts(10)[0]) - run(eager, parts(10)[0])).abs().max()
 compile_module = torch.nn.Module.compile
 torch.nn.Module.compile = lambda module, **options: compile_module(module, backend="eager", **options)
 for classes in range({MORE_THAN_TORCH_KEEPS}):
@@ -297,7 +297,7 @@ def test_a_simulated_device_has_no_runtime(setting: Settings) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_the_compiler_compiles_every_net_as_one_graph(python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """A compiled part computes what an eager one does, and more parts of one kind than torch keeps by itself stay compiled."""
-    done = python("-c", COMPILE, OMP_NUM_THREADS="1")
+    done = python("-c", COMPILE, OMP_NUM_THREADS="1", TORCHINDUCTOR_COMPILE_THREADS="1")  # no pool of processes
     assert done.returncode == 0, done.stderr
     difference, graphs = done.stdout.split()
     assert float(difference) < 1e-5

@@ -57,15 +57,12 @@ def test_the_same_parameters_give_the_same_bytes(
 
 
 def test_a_closed_gate_exits_3_and_writes_nothing(
-    write_params: Callable[..., Path], python: Callable[..., Any], tmp_path: Path
+    write_params: Callable[..., Path], in_process: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Every reason stands on stderr, with the figure, the limit and what to do."""
     noisy = {"profile_latency.limits": NARROW, "profile_latency.allow_noisy": False}
     params = write_params(tmp_path / "params.yaml", {**FEW, **noisy})
-    done = python(
-        *("-m", "dcnas_profile_latency", "--params", params),
-        *("--out", tmp_path / "out.parquet", "--scratch", tmp_path / "scratch"),
-    )
+    done = in_process(main, "--params", params, "--out", tmp_path / "out.parquet", "--scratch", tmp_path / "scratch")
     assert done.returncode == ExitCode.UNFIT_ENVIRONMENT
     assert "noise gate is closed" in done.stderr
     assert done.stderr.count("  - ") == 2

@@ -145,6 +145,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(worker, "pin", pin)
     monkeypatch.setattr(worker, "load_runtime", lambda *_arguments: machine)
     monkeypatch.setattr(worker, "choose_canary", canary)
+    monkeypatch.setattr(worker.gc, "collect", lambda: machine.log.append("collect"))
     return machine
 
 
@@ -209,8 +210,8 @@ def test_loading_replaces_and_runs_each_program_twice(
     monkeypatch.setattr(worker, "page_faults", lambda: 0)
     first, second = Load(subjects=(whole_net("c_nas"), whole_net("d_nas"))), Load(subjects=(whole_net("dc_nas"),))
     assert answers(hello, first)[1:] == [Done()]
-    loading = ["release", "(", "prepare", "c_nas", "c_nas", ")", "(", "prepare", "d_nas", "d_nas", ")"]
-    assert machine.log == ["warm", *loading]
+    loading = ["(", "prepare", "c_nas", "c_nas", ")", "(", "prepare", "d_nas", "d_nas", ")"]
+    assert machine.log == ["warm", "collect", "release", *loading, "collect"]
     machine.canary_ms = [1.0] * 3
     *_, samples, failed = answers(
         hello,

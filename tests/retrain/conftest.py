@@ -1,6 +1,7 @@
 """Training runs of a second: sixteen scenes, one thread, a net of 37,000 weights."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from dcnas_schema.params import Params
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """One thread: so small a net gains nothing from more, and the tests do not wait for each other."""
     before = torch.get_num_threads()
@@ -19,12 +20,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def train(tmp_path: Path, tiny_scenes: Path, tiny_params: Callable[..., Params]) -> Callable[..., Path]:
-    """A function that trains a model in this process, with changed parameters, and returns the folder of its outputs."""
+@pytest.fixture(scope="module")
+def train_in(tiny_scenes: Path, tiny_params: Callable[..., Params]) -> Callable[..., Path]:
+    """A function that trains a model in this process, in a folder, with changed parameters, and returns that of its outputs."""
     from dcnas_retrain.job import Job, train_job
 
     def run(
+        folder: Path,
         changes: Mapping[str, Any] | None = None,
         *,
         model: str = "dcnet_reduced_integrated",
@@ -34,11 +36,23 @@ def train(tmp_path: Path, tiny_scenes: Path, tiny_params: Callable[..., Params])
         scenes: Path = tiny_scenes,
     ) -> Path:
         params = tiny_params({"retrain.epochs": 2, **(changes or {})})
-        job = Job(model=model, seed=seed, params=params, scenes=scenes, scratch=tmp_path / scratch)
-        train_job(job, tmp_path / out)
-        return tmp_path / out
+        job = Job(model=model, seed=seed, params=params, scenes=scenes, scratch=folder / scratch)
+        train_job(job, folder / out)
+        return folder / out
 
     return run
+
+
+@pytest.fixture
+def train(tmp_path: Path, train_in: Callable[..., Path]) -> Callable[..., Path]:
+    """The same in the test's own folder."""
+    return partial(train_in, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def default_run(train_in: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with no changes, holding `out` and `scratch`; tests must leave it as it is."""
+    return train_in(tmp_path_factory.mktemp("default")).parent
 
 
 @pytest.fixture

@@ -71,10 +71,9 @@ def test_training_lowers_the_loss(train: Train) -> None:
     assert max(rows["validation_psnr_db"]) > rows["validation_psnr_db"][0]
 
 
-def test_the_seed_alone_decides_the_weights(train: Train) -> None:
+def test_the_seed_alone_decides_the_weights(train: Train, default_run: Path) -> None:
     """Two runs of one seed are the same bytes whatever the global generators hold; another seed gives others."""
-    torch.manual_seed(1)
-    first = weights(train())
+    first = weights(default_run / "out")
     torch.manual_seed(2)
     assert weights(train(out="again", scratch="other")) == first
     assert weights(train(seed=1, out="one")) != first
@@ -106,7 +105,7 @@ def test_bf16_is_recorded(train: Train) -> None:
 
 def test_provenance_names_the_scenes_that_were_read(train: Train, tiny_scenes: Path) -> None:
     """The log carries the hashes of both inputs and the seed."""
-    provenance = read_log(train(seed=4))[1].provenance
+    provenance = read_log(train({"retrain.epochs": 1}, seed=4))[1].provenance
     assert provenance.inputs == {
         (tiny_scenes / name).as_posix(): sha256_of(tiny_scenes / name)
         for name in ("train.parquet", "validation.parquet")
@@ -114,13 +113,13 @@ def test_provenance_names_the_scenes_that_were_read(train: Train, tiny_scenes: P
     assert (provenance.stage, provenance.item, provenance.seed) == ("retrain", f"{JOINT}-4", 4)
 
 
-def test_the_test_scenes_are_not_read(train: Train, tiny_scenes: Path, tmp_path: Path) -> None:
+def test_the_test_scenes_are_not_read(train: Train, default_run: Path, tiny_scenes: Path, tmp_path: Path) -> None:
     """Where the test split is not even there, the weights are the same."""
     scenes = tmp_path / "without test"
     scenes.mkdir()
     for name in ("train.parquet", "validation.parquet"):
         shutil.copyfile(tiny_scenes / name, scenes / name)
-    assert weights(train(scenes=scenes)) == weights(train(out="with test", scratch="other"))
+    assert weights(train(scenes=scenes)) == weights(default_run / "out")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -179,16 +178,16 @@ def test_an_overflow_in_the_optimizer_is_a_numerical_failure(train: Train, tmp_p
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_an_unknown_model_is_named_with_the_known_ones(python: Python, arguments: Callable[..., list[Any]]) -> None:
+def test_an_unknown_model_is_named_with_the_known_ones(in_process: Python, arguments: Callable[..., list[Any]]) -> None:
     """A model that models does not define exits 2."""
-    done = python(*arguments(model="unet_x"))
+    done = in_process(main, *arguments(model="unet_x")[2:])
     assert done.returncode == 2
     assert "No model is named 'unet_x'" in done.stderr
     assert JOINT in done.stderr
 
 
 def test_damaged_scenes_are_named(
-    tmp_path: Path, tiny_scenes: Path, python: Python, arguments: Callable[..., list[Any]]
+    tmp_path: Path, tiny_scenes: Path, in_process: Python, arguments: Callable[..., list[Any]]
 ) -> None:
     """A train.parquet with one changed bit exits 4, names the file and the remedy, and trains nothing."""
     scenes = tmp_path / "scenes"
@@ -197,7 +196,7 @@ def test_damaged_scenes_are_named(
     images = pq.read_metadata(scenes / "train.parquet").row_group(0).column(0)
     content[images.data_page_offset + images.total_compressed_size - 1] ^= 1
     (scenes / "train.parquet").write_bytes(content)
-    done = python(*arguments(scenes=scenes))
+    done = in_process(main, *arguments(scenes=scenes)[2:])
     assert done.returncode == 4
     assert "train.parquet is damaged" in done.stderr
     assert "Traceback" not in done.stderr
@@ -222,18 +221,21 @@ def test_missing_scenes_are_named(
 
 
 def test_a_read_only_folder_is_found_before_the_training(
-    read_only_disk: Path, python: Python, arguments: Callable[..., list[Any]]
+    read_only_disk: Path, in_process: Python, arguments: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An output folder that cannot be written exits 2 and is named, before anything is trained."""
-    done = python(*arguments({"retrain.epochs": 100_000}, out=read_only_disk / "out"))
+    monkeypatch.setattr("dcnas_retrain.job.train", lambda _run: pytest.fail("it trains"))
+    done = in_process(main, *arguments(out=read_only_disk / "out")[2:])
     assert done.returncode == 2
     assert "read-only disk/out cannot be written" in done.stderr
 
 
-def test_a_second_run_beside_it_is_refused(tmp_path: Path, python: Python, arguments: Callable[..., list[Any]]) -> None:
+def test_a_second_run_beside_it_is_refused(
+    tmp_path: Path, in_process: Python, arguments: Callable[..., list[Any]]
+) -> None:
     """While one process trains into a folder, a second exits 3, names it, and writes nothing."""
     with exclusive_run(tmp_path / "out", tmp_path / "scratch"):
-        done = python(*arguments())
+        done = in_process(main, *arguments()[2:])
     assert done.returncode == 3
     assert f"another process (pid {os.getpid()})" in done.stderr
     assert not list(tmp_path.rglob("*.safetensors"))

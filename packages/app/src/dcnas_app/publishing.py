@@ -9,7 +9,7 @@ from dcnas_app.presets import require_known_preset
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import disk_errors_explained, write_text
 from dcnas_lineage.audit import load_cell_map
-from dcnas_lineage.cells import read_record
+from dcnas_lineage.records import read_record
 from dcnas_schema.params import load_params, read_yaml
 
 _MARKER = re.compile(r"(<!-- generated: (?P<source>\S+) -->\n).*?(<!-- end generated -->)", re.DOTALL)

@@ -1,4 +1,8 @@
-"""Where does a printed number come from, and does it still hold? The walk cell -> record -> weights -> data, every byte hashed again."""
+"""
+Where does a printed number come from, and does it still hold?
+
+The walk: cell -> record -> weights and training log -> data, genotype -> architecture -> latency profile; every byte hashed again.
+"""
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
@@ -10,12 +14,14 @@ from pydantic import ValidationError
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError, DcnasError
 from dcnas_harness.files import read_json, sha256_of
-from dcnas_lineage.cells import derive, read_record
+from dcnas_lineage.cells import derive
 from dcnas_lineage.lock import Lock, md5_as_locked
+from dcnas_lineage.records import read_genotype, read_json_record, read_record, read_search, read_training
 from dcnas_schema.cells import Cell, CellMap
+from dcnas_schema.latency import ENTRIES, ProfileMetadata
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.provenance import Provenance
-from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
+from dcnas_schema.search_log import ArchitectureRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +102,8 @@ class _Walk:
     def __init__(self, table: Path, cell_map: CellMap, root: Path) -> None:
         self._table, self._map, self._root = table, cell_map, root
         self._lock = Lock(root)
+        made = self._lock.producer_of(f"{table}.md")
+        self._tabulated = "tabulate" if made is None else made.stage
         self._printed = _printed_cells(root / f"{table}.md")
 
     def cell(self, cell: Cell) -> Iterator[Link]:
@@ -108,9 +116,9 @@ class _Walk:
         for source in cell.sources:
             expected = self._map.source_sha256.get(source)
             if cell.reducer == "reference":
-                yield self._given_file(1, source, "tabulate", expected)
+                yield self._given_file(1, source, self._tabulated, expected)
             else:
-                yield from self._record(source, expected)
+                yield from self._artefact(1, source, self._tabulated, expected)
 
     def _cell_problem(self, cell: Cell) -> str | None:
         printed = self._printed.get((cell.row, cell.column))
@@ -122,47 +130,30 @@ class _Walk:
             return f"it cannot be derived again: {error}"
         return None if derived == cell.text else f"derived again from its sources it is {derived!r}"
 
-    def _record(self, source: str, expected: str | None) -> Iterator[Link]:
-        yield from self._artefact(1, source, "tabulate", expected, self._record_provenance, self._evaluated)
-
-    def _record_provenance(self, path: str) -> Provenance:
-        return read_record(self._root / path)[1].provenance
-
-    def _evaluated(self, depth: int, provenance: Provenance) -> Iterator[Link]:
-        consumer = f"evaluate@{provenance.item}"
-        for path, sha256 in provenance.inputs.items():
-            if path.endswith("log.parquet"):
-                yield from self._artefact(depth, path, consumer, sha256, self._log_provenance, self._trained)
-            else:
-                yield self._made_file(depth, path, sha256, consumer)
-
-    def _log_provenance(self, path: str) -> Provenance:
-        return read_parquet(self._root / path, TRAINING_LOG, TrainingMetadata)[1].provenance
-
-    def _trained(self, depth: int, provenance: Provenance) -> Iterator[Link]:
-        for path, sha256 in provenance.inputs.items():
-            yield self._made_file(depth, path, sha256, f"retrain@{provenance.item}")
-
-    def _artefact(
-        self,
-        depth: int,
-        path: str,
-        consumer: str,
-        expected: str | None,
-        provenance_of: Callable[[str], Provenance],
-        below: Callable[[int, Provenance], Iterator[Link]],
-    ) -> Iterator[Link]:
-        """A file that carries provenance: the link to it, then the links below it."""
+    def _artefact(self, depth: int, path: str, consumer: str, expected: str | None) -> Iterator[Link]:
+        """A file: the link to it, then, where it carries provenance, the links to all that it was made from."""
         link = self._made_file(depth, path, expected, consumer)
         try:
-            provenance = provenance_of(path)
+            provenance = _provenance(self._root / path)
         except DcnasError as error:
             yield Link(depth=depth, what=path, detail=link.detail, problem=link.problem or str(error))
             return
+        if provenance is None:
+            yield link
+            return
         dirty = f", with changes in {', '.join(provenance.dirty)}" if provenance.dirty else ""
-        origin = f"seed {provenance.seed}, commit {(provenance.commit or 'unknown')[:12]}{dirty}, on {provenance.device.name}"
+        seed = "" if provenance.seed is None else f"seed {provenance.seed}, "
+        origin = f"{seed}commit {(provenance.commit or 'unknown')[:12]}{dirty}, on {provenance.device.name}"
         yield Link(depth=depth, what=path, detail=f"{link.detail}, {origin}", problem=link.problem)
-        yield from below(depth + 1, provenance)
+        reader = self._reader(path, provenance)
+        for source, sha256 in provenance.inputs.items():
+            yield from self._artefact(depth + 1, source, reader, sha256)
+
+    def _reader(self, path: str, provenance: Provenance) -> str:
+        """Return the pipeline stage that made `path` and thereby read its inputs: dvc.lock's name for it, the item that the file names."""
+        made = self._lock.producer_of(path)
+        name, of_a_matrix, _ = ("", "", "") if made is None else made.stage.partition("@")
+        return f"{name or provenance.stage}@{provenance.item}" if of_a_matrix or not name else name
 
     def _made_file(self, depth: int, path: str, sha256: str | None, consumer: str | None = None) -> Link:
         """A file that a pipeline stage made: its hash is the one in dvc.lock, on both sides of the edge, and the one its reader saw."""
@@ -205,6 +196,44 @@ class _Walk:
         if locked is None or locked[0] != read.md5:
             return f"{consumer} read another {read.path} (dvc.lock says {read.md5})"
         return None
+
+
+_READERS: dict[str, Callable[[Path], Provenance]] = {
+    "record.parquet": lambda path: read_record(path)[1].provenance,
+    "log.parquet": lambda path: read_training(path).provenance,
+    "genotype.json": lambda path: read_genotype(path).provenance,
+    "architecture.json": lambda path: read_json_record(path, ArchitectureRecord).provenance,
+    "search.parquet": lambda path: read_search(path)[1].provenance,
+    "profile.parquet": lambda path: read_parquet(path, ENTRIES, ProfileMetadata)[1].provenance,
+}
+"""File name -> how to read the provenance that such a file carries."""
+
+
+@cache
+def _provenance(path: Path) -> Provenance | None:
+    """Return the provenance that a file carries; `None` for weights and data, whose own inputs are not walked."""
+    if path.name in _READERS:
+        return _READERS[path.name](path)
+    return _of_chosen(path) if path.suffix == ".json" else None
+
+
+def _of_chosen(path: Path) -> Provenance | None:
+    """
+    Return the provenance of FOLDER/MODEL/SEED.json, the genotype that was chosen for a model.
+
+    The file has none, that of all stands in FOLDER; of its inputs those remain that this model's genotype comes from.
+    """
+    folder = path.parents[1]
+    if not (folder / "provenance.json").is_file():
+        return None
+    chosen, provenance = read_json(path), read_json_record(folder / "provenance.json", Provenance)
+    search = f"/{chosen.get('search')}/{chosen.get('search_seed')}/"
+    inputs = {
+        source: sha256
+        for source, sha256 in provenance.inputs.items()
+        if search in f"/{source}" or (chosen.get("drawn") is not None and source.endswith("profile.parquet"))
+    }
+    return provenance.model_copy(update={"inputs": inputs})
 
 
 @cache

@@ -3,17 +3,17 @@
 import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from scipy import stats
 
+from dcnas_lineage.records import AnyEvaluation, measured_of, net_of, read_genotype, read_record, read_search
 from dcnas_schema.cells import Cell
-from dcnas_schema.parquet import read_parquet
-from dcnas_schema.records import RECORD, EvaluationMetadata, MeasuredLatency
+from dcnas_schema.photo_records import PhotoEvaluationMetadata
+from dcnas_schema.records import MeasuredLatency
+from dcnas_schema.search_log import DerivedGenotype, oscillation
 
 NOTHING = "–"
 """Printed where a model lacks the task, or the paper gives no figure."""
@@ -21,6 +21,10 @@ NOISY = "†"
 """Printed behind a latency that is not to be relied on; `latency_doubts` says why."""
 SEEDS_DIFFER_PCT = 5.0
 """Medians of one net that differ by more than this between seeds tell of the machine: the seed changes weights, not work."""
+DERIVED = "‡"
+"""Printed behind a figure of the paper that is not printed there but follows from what is."""
+_DERIVED_BY_NOTE = {"psnr_db": "PSNR from the text"}
+"""Field of the paper's CSV -> how the note of a row begins in which it was derived."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,14 +34,8 @@ class Derived:
     text: str
     value: float | None
     low: float | None = None
-    """Lower end: of the confidence interval over seeds, or the least of the records' 5th percentiles of latency."""
+    """Lower end: of the confidence interval over seeds, the least of the records' 5th percentiles of latency, of the predictions, ..."""
     high: float | None = None
-
-
-@cache
-def read_record(path: Path) -> tuple[pa.Table, EvaluationMetadata]:
-    """Return an evaluation record; each file is read once a process."""
-    return read_parquet(path, RECORD, EvaluationMetadata)
 
 
 def derive(cell: Cell, *, confidence: float, root: Path) -> Derived:
@@ -57,6 +55,14 @@ def derive(cell: Cell, *, confidence: float, root: Path) -> Derived:
         "value": lambda: _shared_value(cell, root),
         "mean_ci": lambda: mean_with_interval(seed_values(cell, root), confidence=confidence, decimals=cell.decimals),
         "median_spread": lambda: _median_spread(cell, root),
+        "range": lambda: _ranged(_fields(cell.sources, cell.pointer, root), cell.decimals),
+        "sum_range": lambda: _sum_of_ranges(cell, root),
+        "sum_spread": lambda: _sum_of_spreads(cell, root),
+        "predicted": lambda: _predicted(cell, root),
+        "prediction_error": lambda: _prediction_error(cell, root),
+        "genotype": lambda: _of_genotype(cell, root),
+        "genotype_spread": lambda: _spread_of_genotype(cell, root),
+        "oscillation": lambda: _oscillation(cell, root),
     }
     return rules[cell.reducer]()
 
@@ -105,7 +111,8 @@ def _reference(cell: Cell, root: Path) -> Derived:
         for row in csv.DictReader(file):
             if (row["table"], row["model"], row["variant"]) == (table, model, variant):
                 text = row[field]
-                return Derived(text=text or NOTHING, value=float(text) if text else None)
+                mark = f" {DERIVED}" if (row.get("note") or "").startswith(_DERIVED_BY_NOTE.get(field, "\0")) else ""
+                return Derived(text=f"{text}{mark}" if text else NOTHING, value=float(text) if text else None)
     return Derived(text=NOTHING, value=None)
 
 
@@ -117,19 +124,19 @@ def _shared_value(cell: Cell, root: Path) -> Derived:
     return Derived(text=f"{value:.{cell.decimals}f}", value=value)
 
 
-def _field(metadata: EvaluationMetadata, pointer: str) -> float:
-    return float(
-        {
-            "macs_m": metadata.cost.macs_one_digit / 1e6,
-            "parameters": metadata.cost.parameters,
-            "epochs": metadata.epochs,
-        }[pointer]
-    )
+def _fields(sources: Sequence[str], pointer: str, root: Path) -> list[float]:
+    return [_field(read_record(root / source)[1], pointer) for source in sources]
+
+
+def _field(metadata: AnyEvaluation, pointer: str) -> float:
+    cost = metadata.cost
+    macs = metadata.cost.macs if isinstance(metadata, PhotoEvaluationMetadata) else metadata.cost.macs_one_digit
+    return float({"macs_m": macs / 1e6, "parameters": cost.parameters, "epochs": metadata.epochs}[pointer])
 
 
 def latencies_of(sources: Sequence[str], root: Path) -> list[MeasuredLatency]:
     """Return the latencies that the records measured, in their order."""
-    found = (read_record(root / source)[1].latency for source in sources)
+    found = (measured_of(read_record(root / source)[1]) for source in sources)
     return [latency for latency in found if latency is not None]
 
 
@@ -142,15 +149,134 @@ def latency_doubts(latencies: Sequence[MeasuredLatency]) -> list[str]:
     return doubts
 
 
+def doubts_of(sources: Sequence[str], root: Path) -> list[str]:
+    """Return the doubts about the latencies of the records, those of each net judged by themselves."""
+    nets = _grouped(sources, root, net_of)
+    return sorted({doubt for group in nets.values() for doubt in latency_doubts(latencies_of(group, root))})
+
+
 def _median_spread(cell: Cell, root: Path) -> Derived:
     latencies = latencies_of(cell.sources, root)
     if not latencies:
         return Derived(text=NOTHING, value=None)
-    median = float(np.median([latency.median_ms for latency in latencies]))
-    low, high = min(latency.p5_ms for latency in latencies), max(latency.p95_ms for latency in latencies)
-    digits, mark = cell.decimals, f" {NOISY}" if latency_doubts(latencies) else ""
-    text = f"{median:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{mark}"
+    return _spread(*_median_of(latencies), cell.decimals, noisy=bool(doubts_of(cell.sources, root)))
+
+
+def _sum_of_spreads(cell: Cell, root: Path) -> Derived:
+    """Models that run one after another: their medians add up, and so do the ends of their spreads."""
+    groups = [latencies_of(group, root) for group in _grouped(cell.sources, root, _model_of).values()]
+    if len(groups) != int(cell.pointer) or not all(groups):
+        return Derived(text=NOTHING, value=None)
+    medians, lows, highs = zip(*(_median_of(latencies) for latencies in groups), strict=True)
+    return _spread(sum(medians), sum(lows), sum(highs), cell.decimals, noisy=bool(doubts_of(cell.sources, root)))
+
+
+def _sum_of_ranges(cell: Cell, root: Path) -> Derived:
+    pointer, count = cell.pointer.split(",")
+    groups = [_fields(group, pointer, root) for group in _grouped(cell.sources, root, _model_of).values()]
+    if len(groups) != int(count):
+        return Derived(text=NOTHING, value=None)
+    return _ranged([sum(map(min, groups)), sum(map(max, groups))], cell.decimals)
+
+
+def _predicted(cell: Cell, root: Path) -> Derived:
+    found = [
+        metadata.latency.predicted
+        for metadata in _photo_records(cell.sources, root)
+        if metadata.latency.predicted is not None
+    ]
+    if not found:
+        return Derived(text=NOTHING, value=None)
+    median = float(np.median([one.ms for one in found]))
+    return _spread(median, min(one.low_ms for one in found), max(one.high_ms for one in found), cell.decimals)
+
+
+def _prediction_error(cell: Cell, root: Path) -> Derived:
+    found = [metadata.latency.error_pct for metadata in _photo_records(cell.sources, root)]
+    errors = [error for error in found if error is not None]
+    if not errors:
+        return Derived(text=NOTHING, value=None)
+    mean = float(np.mean(errors))
+    return Derived(text=f"{mean:+.{cell.decimals}f}", value=mean, low=min(errors), high=max(errors))
+
+
+def _of_genotype(cell: Cell, root: Path) -> Derived:
+    derived = read_genotype(root / cell.sources[0])
+    value, sign = _genotype_field(derived, cell.pointer)
+    text = NOTHING if value is None else f"{value:{sign}.{cell.decimals}f}"
+    return Derived(text=text, value=value)
+
+
+def _genotype_field(derived: DerivedGenotype, pointer: str) -> tuple[float | None, str]:
+    """Return a figure of a derived net, and `+` where it is a difference; errors are in per cent of the measurement, or of the target."""
+    predicted, cost = derived.predicted.get(derived.bound), derived.cost.get(derived.bound)
+    measured = derived.measured.median_ms if derived.measured is not None else None
+    match pointer:
+        case "target_ms":
+            return derived.target_ms, ""
+        case "macs_m":
+            return (None if cost is None else cost.macs / 1e6), ""
+        case "parameters":
+            return (None if cost is None else float(cost.parameters)), ""
+        case "prediction_error_pct":
+            return (
+                100 * (predicted.ms / measured - 1) if predicted is not None and measured is not None else None
+            ), "+"
+        case "off_target_pct":
+            return (None if measured is None else 100 * (measured / derived.target_ms - 1)), "+"
+    raise ValueError(f"a derived genotype has no {pointer}")
+
+
+def _spread_of_genotype(cell: Cell, root: Path) -> Derived:
+    derived = read_genotype(root / cell.sources[0])
+    predicted, measured = derived.predicted.get(derived.bound), derived.measured
+    if cell.pointer == "predicted" and predicted is not None:
+        return _spread(predicted.ms, predicted.low_ms, predicted.high_ms, cell.decimals)
+    if cell.pointer == "measured" and measured is not None:
+        return _spread(measured.median_ms, measured.p5_ms, measured.p95_ms, cell.decimals, noisy=measured.noisy)
+    return Derived(text=NOTHING, value=None)
+
+
+def _oscillation(cell: Cell, root: Path) -> Derived:
+    value = oscillation(read_search(root / cell.sources[0])[0]["choices"].to_pylist())
+    return Derived(text=f"{value:.{cell.decimals}f}", value=value)
+
+
+def _spread(median: float, low: float, high: float, decimals: int, *, noisy: bool = False) -> Derived:
+    mark = f" {NOISY}" if noisy else ""
+    text = f"{median:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]{mark}"
     return Derived(text=text, value=median, low=low, high=high)
+
+
+def _median_of(latencies: Sequence[MeasuredLatency]) -> tuple[float, float, float]:
+    """Return the median of the medians, the least 5th and the greatest 95th percentile, in ms."""
+    median = float(np.median([latency.median_ms for latency in latencies]))
+    return median, min(latency.p5_ms for latency in latencies), max(latency.p95_ms for latency in latencies)
+
+
+def _ranged(values: Sequence[float], decimals: int) -> Derived:
+    """One value, or from the least to the greatest; those that print alike are one."""
+    if not values:
+        return Derived(text=NOTHING, value=None)
+    low, high = (f"{value:.{decimals}f}" for value in (min(values), max(values)))
+    text = low if low == high else f"{low} to {high}"
+    return Derived(text=text, value=float(np.mean(values)), low=min(values), high=max(values))
+
+
+def _photo_records(sources: Sequence[str], root: Path) -> list[PhotoEvaluationMetadata]:
+    found = (read_record(root / source)[1] for source in sources)
+    return [metadata for metadata in found if isinstance(metadata, PhotoEvaluationMetadata)]
+
+
+def _model_of(metadata: AnyEvaluation) -> str:
+    return metadata.model
+
+
+def _grouped(sources: Sequence[str], root: Path, key: Callable[[AnyEvaluation], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for source in sources:
+        groups.setdefault(key(read_record(root / source)[1]), []).append(source)
+    return groups
 
 
 def _short(paths: Sequence[str]) -> str:

@@ -63,6 +63,25 @@ def _key_values(metadata: BaseModel) -> dict[bytes, bytes]:
     return {METADATA_KEY: text, _DIGEST_KEY: hashlib.sha256(text).hexdigest().encode()}
 
 
+def read_metadata(path: Path, metadata_type: type[Metadata]) -> Metadata:
+    """
+    Read the metadata alone of a table that `write_parquet` made; of its rows nothing is read or checked.
+
+    Raises:
+        CorruptArtefactError: The file is missing, damaged, or carries other metadata.
+    """
+    if not path.is_file():
+        raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)")
+    try:
+        found = (pq.read_metadata(path).metadata or {})[METADATA_KEY]
+        return metadata_type.model_validate_json(found)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # pydantic's ValidationError is a ValueError
+        raise CorruptArtefactError(
+            f"{path} does not carry metadata of this kind: {error}",
+            remedy=f"delete it, then run: dvc checkout {path} (or dvc repro)",
+        ) from error
+
+
 def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -> tuple[pa.Table, Metadata]:
     """
     Read a table that `write_parquet` made, verifying every page's checksum.

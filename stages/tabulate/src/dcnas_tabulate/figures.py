@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from dcnas_lineage.cells import half_width, read_record
+from dcnas_lineage.cells import half_width
+from dcnas_lineage.records import read_record
 from dcnas_schema.scenes import DIGIT_SIZE
 from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
 from dcnas_tabulate.layout import NOISY_INPUT, Run

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dcnas_lineage.cells import NOISY, latencies_of, latency_doubts, read_record
+from dcnas_lineage.cells import NOISY, latencies_of, latency_doubts
+from dcnas_lineage.records import read_record
 from dcnas_schema.cells import Cell
 from dcnas_schema.params import DenoiserSpec, Params
 from dcnas_schema.provenance import DeviceCard
@@ -80,7 +81,7 @@ def accepted_lines(table: Table) -> list[str]:
     timed = [(cell.row, found) for cell in _latency_cells(table) if (found := latencies_of(cell.sources, Path()))]
     if not timed:
         return []
-    counts = (f"{row} {', '.join(map(_accepted, found))}" for row, found in timed)
+    counts = (f"{row} {', '.join(map(accepted, found))}" for row, found in timed)
     lines = [f"timed passes accepted, of those taken, seed by seed: {'; '.join(counts)}"]
     everyone = [latency for _, found in timed for latency in found]
     if untold := sum(latency.others_pct is None for latency in everyone):
@@ -100,7 +101,7 @@ def data_note(params: Params, runs: Sequence[Run]) -> str:
     tested = sorted({read_record(path)[0]["images"][0].as_py() for path in paths})
     epochs = sorted({metadata.epochs for metadata in found})
     note = f"Scenes of {digits.source} digits: {made}, from disjoint source digits; "
-    note += f"quality is of {_either(tested)} scenes of {_sizes(sizes)} pixels"
+    note += f"quality is of {either(tested)} scenes of {_sizes(sizes)} pixels"
     costed = [(metadata.cost.height, metadata.cost.width) for metadata in found]
     note += "." if set(costed) == set(sizes) else f", while cost and latency are of {_sizes(costed)} pixels."
     batches = {metadata.latency.batch for metadata in found if metadata.latency}
@@ -113,11 +114,11 @@ def data_note(params: Params, runs: Sequence[Run]) -> str:
         ),
         (total != PAPER_SCENES, f"{total} scenes in all (paper: {PAPER_SCENES:,})"),
         (digits.source != "mnist", f"{digits.source} digits (paper: MNIST)"),
-        (set(epochs) != {PAPER_EPOCHS}, f"{_either(epochs)} epochs (paper: {PAPER_EPOCHS})"),
-        (levels != {PAPER_LEVELS}, f"{_either(levels)} noise levels (paper: {PAPER_LEVELS})"),
+        (set(epochs) != {PAPER_EPOCHS}, f"{either(epochs)} epochs (paper: {PAPER_EPOCHS})"),
+        (levels != {PAPER_LEVELS}, f"{either(levels)} noise levels (paper: {PAPER_LEVELS})"),
         (
             bool(batches) and batches != {PAPER_BATCH},
-            f"timed passes of {_either(batches)} scenes (paper: {PAPER_BATCH})",
+            f"timed passes of {either(batches)} scenes (paper: {PAPER_BATCH})",
         ),
     ]
     unlike = [text for differs, text in differences if differs]
@@ -135,7 +136,7 @@ def protocol_lines(runs: Sequence[Run]) -> list[str]:
     lines = [f"noise: σ in {sigmas} of the [0, 1] range; noisy images {clip}; seed {protocol.noise_seed}"]
     if any(run.spec.kind != "classifier" for run in runs if run.paths):
         lines += [f"PSNR: {protocol.psnr}", f"SSIM: {protocol.ssim}"]
-    return [*lines, f"precision: {_either(metadata.protocol.precision for metadata in found)}"]
+    return [*lines, f"precision: {either(metadata.protocol.precision for metadata in found)}"]
 
 
 def cards(runs: Sequence[Run]) -> list[DeviceCard]:
@@ -165,17 +166,18 @@ def _latency_reading(measured: Sequence[MeasuredLatency], *, both_digits: bool) 
     both = ", both digits of each classified" if both_digits else ""
     rejected = (
         "; passes left out that faulted in pages, waited for a processor, or stood beside a reference op more than "
-        f"{_either(f'{band:g}' for band in bands)}% slower than its best"
+        f"{either(f'{band:g}' for band in bands)}% slower than its best"
         if bands
         else ""
     )
     return (
         "Latency: median over seeds of the medians [least 5th, greatest 95th percentile of any seed] of the wall time of a synchronised "
-        f"pass of a whole batch of {_either(batches)} scenes{both}, in {_either(precisions)}{rejected}."
+        f"pass of a whole batch of {either(batches)} scenes{both}, in {either(precisions)}{rejected}."
     )
 
 
-def _accepted(latency: MeasuredLatency) -> str:
+def accepted(latency: MeasuredLatency) -> str:
+    """Return how many timed passes a latency is of, of how many."""
     return f"{latency.repeats} unjudged" if latency.raw is None else f"{latency.kept}/{latency.raw}"
 
 
@@ -188,9 +190,9 @@ def _metadata(runs: Sequence[Run]) -> list[EvaluationMetadata]:
 
 
 def _sizes(sizes: Iterable[tuple[int, int]]) -> str:
-    return _either(f"{height}x{width}" for height, width in sizes)
+    return either(f"{height}x{width}" for height, width in sizes)
 
 
-def _either(values: Iterable[int | str]) -> str:
+def either(values: Iterable[int | str]) -> str:
     """Return the different values, each once, in order: numbers by size, texts by letter."""
     return " or ".join(map(str, sorted(set(values), key=lambda value: (isinstance(value, str), value))))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from dcnas_harness.files import write_text
 from dcnas_schema.params import Params
+from dcnas_schema.provenance import Provenance
 from dcnas_tabulate.drawing import inline_svg
-from dcnas_tabulate.layout import Run
+from dcnas_tabulate.layout import Column, Run
 from dcnas_tabulate.notes import accepted_lines, card_items, cards, data_note, doubts, protocol_lines, reading
 from dcnas_tabulate.panel import PANEL_STYLE, panel_html
 from dcnas_tabulate.tables import Table, printed
@@ -29,6 +30,7 @@ th:first-child, td:first-child, td.text, th.text { text-align: left; }
 th { background: var(--soft); font-weight: 600; }
 td.paper, th.paper { color: color-mix(in srgb, var(--ink) 65%, var(--paper)); }
 td.better { color: var(--accent); font-weight: 700; }
+tr.faint td { color: color-mix(in srgb, var(--ink) 60%, var(--paper)); }
 td.text { font-size: .78rem; }
 svg.figure { display: block; width: 100%; height: auto; }
 svg.figure * { stroke-linejoin: round; stroke-linecap: butt; }
@@ -60,19 +62,28 @@ def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out
         list_html(line.split(": ", 1) for line in protocol_lines(runs)),
         *(f"<h2>Device: {html.escape(card.name)}</h2>{list_html(card_items(card))}" for card in cards(runs)),
         "<h2>Provenance</h2>",
-        list_html(_provenance_items(runs)),
+        list_html(provenance_items([m.provenance for run in runs for m in run.metadata], "table_1")),
     ]
+    write_html(out / "index.html", f"dcnas: {params.preset}", parts, style=PANEL_STYLE)
+
+
+def write_html(path: Path, title: str, parts: Iterable[str], *, style: str = "") -> None:
+    """
+    Write a page of `parts`, which are HTML; empty ones are left out.
+
+    Args:
+        style: Further rules, behind those that every page has.
+    """
     body = "\n".join(part for part in parts if part)
     write_text(
-        out / "index.html",
+        path,
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
-        f"<title>dcnas: {html.escape(params.preset)}</title>\n<style>{_STYLE}{PANEL_STYLE}</style>\n"
-        f"</head>\n<body>\n{body}\n</body>\n</html>\n",
+        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n",
     )
 
 
-def _provenance_items(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    records = [metadata.provenance for run in runs for metadata in run.metadata]
+def provenance_items(records: Sequence[Provenance], table: str) -> list[tuple[str, str]]:
+    """Return what the page says of where its figures come from; `table` is one whose cells can be checked."""
     commits = sorted({record.commit or "not a git checkout" for record in records})
     dirty = sorted({path for record in records for path in record.dirty or ()})
     versions = {
@@ -83,13 +94,28 @@ def _provenance_items(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("changed since the commit", ", ".join(dirty) or "nothing"),
         ("seeds", ", ".join(sorted({str(record.seed) for record in records}))),
         ("versions", ", ".join(f"{name} {' or '.join(found)}" for name, found in versions.items())),
-        ("to check a cell", "dcnas audit results/table_1 --cell 'ROW,COLUMN'"),
+        ("to check a cell", f"dcnas audit results/{table} --cell 'ROW,COLUMN'"),
     ]
 
 
 def _table_html(params: Params, table: Table) -> str:
+    notes = [
+        reading(params, table),
+        doubts(table),
+        *(f"{line[:1].upper()}{line[1:]}." for line in accepted_lines(table)),
+    ]
+    return table_html(table, notes)
+
+
+def table_html(table: Table, notes: Iterable[str], *, left_out: str | None = None) -> str:
+    """
+    Return a table with its heading, and below it the notes that are not empty.
+
+    Args:
+        left_out: Rows whose last cell says this are faint, and say it behind their name too.
+    """
     columns = table.layout.columns
-    kinds = ["paper" if c.reducer == "reference" else "text" if c.reducer == "paths" else "" for c in columns]
+    kinds = [_kind_of(number, column) for number, column in enumerate(columns)]
     head = "".join(f"<th class='{kind}'>{html.escape(c.title)}</th>" for kind, c in zip(kinds, columns, strict=True))
     rows = []
     for row in table.rows:
@@ -97,16 +123,22 @@ def _table_html(params: Params, table: Table) -> str:
         for kind, cell in zip(kinds, row, strict=True):
             marked = "better" if cell is not None and cell.marked_better else kind
             cells.append(f"<td class='{marked}'>{html.escape(printed(cell).strip('*'))}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
+        last = row[-1]
+        if left_out is not None and last is not None and last.text == left_out:
+            cells[0] = cells[0].replace("</td>", f" <i>{html.escape(left_out)}</i></td>")
+            rows.append(f"<tr class=faint>{''.join(cells)}</tr>")
+        else:
+            rows.append(f"<tr>{''.join(cells)}</tr>")
     body = "".join(rows) or "<tr><td>No model of this kind is in runs.models.</td></tr>"
     heading = f"<h2>{html.escape(table.layout.title)}</h2>"
-    notes = [
-        reading(params, table),
-        doubts(table),
-        *(f"{line[:1].upper()}{line[1:]}." for line in accepted_lines(table)),
-    ]
     below = "".join(f"<p class=note>{html.escape(note)}</p>" for note in notes if note)
     return f"{heading}<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{below}"
+
+
+def _kind_of(number: int, column: Column) -> str:
+    if column.reducer == "reference":
+        return "paper"
+    return "text" if column.reducer == "paths" or (column.reducer == "label" and number) else ""
 
 
 def drawing(folder: Path, name: str, alt: str) -> str:

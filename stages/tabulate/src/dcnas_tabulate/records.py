@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from dcnas_harness.errors import CorruptArtefactError
-from dcnas_lineage.cells import read_record
+from dcnas_lineage.records import read_record
 from dcnas_schema.params import ModelSpec, Params
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.records import PANEL, EvaluationMetadata, PanelMetadata
@@ -75,6 +75,8 @@ def _checked(path: Path, model: str, seed: int, spec: ModelSpec) -> EvaluationMe
     panel_path = path.with_name("panel.parquet")
     metadata, panel = read_record(path)[1], _read_panel(panel_path)[1]
     again = f"run: dvc repro --force --single-item evaluate@{model}-{seed}"
+    if not isinstance(metadata, EvaluationMetadata):
+        raise CorruptArtefactError(f"{path} is the record of a model on photos, not on digits.", remedy=again)
     both: tuple[tuple[Path, str, EvaluationMetadata | PanelMetadata], ...]
     both = ((path, "record", metadata), (panel_path, "panel", panel))
     for where, kind, found in both:

@@ -17,7 +17,7 @@ from dcnas_lineage.cells import (
     paired_interval_excludes_zero,
     seed_values,
 )
-from dcnas_schema.cells import Cell, CellMap
+from dcnas_schema.cells import SPREADS, Cell, CellMap
 from dcnas_tabulate.layout import Column, Layout, Run, make_cell, noisy_cell
 
 
@@ -121,7 +121,7 @@ def _records(table: Table) -> list[dict[str, object]]:
         for column, cell, derived in zip(table.layout.columns, row, values, strict=True):
             if column.reducer in ("label", "paths"):
                 record[column.title.lower()] = derived.text if cell is not None else ""
-            elif column.reducer in ("mean_ci", "median_spread"):
+            elif column.reducer in SPREADS:
                 record |= as_dict(derived, column.key)
             else:
                 record[column.key] = derived.value
@@ -143,10 +143,6 @@ def _to_arrow(table: Table) -> pa.Table:
         if column.reducer in ("label", "paths"):
             fields.append((column.title.lower(), pa.string()))
         else:
-            names = (
-                as_dict(Derived(text="", value=None), column.key)
-                if column.reducer in ("mean_ci", "median_spread")
-                else [column.key]
-            )
+            names = as_dict(Derived(text="", value=None), column.key) if column.reducer in SPREADS else [column.key]
             fields += [(name, pa.float64()) for name in names]
     return pa.Table.from_pylist(_records(table), schema=pa.schema(fields))
