@@ -112,8 +112,9 @@ def _predictor(profile: ProfileMetadata) -> str:
     ]
     size = f"{setting.height}x{setting.width} pixels, {setting.classes} classes"
     made = f"{setting.runtime}, batch of {setting.batch}, {size}, {setting.precision}"
+    formula = " (a formula: it says nothing of any machine)" if setting.runtime == "simulated" else ""
     items += [
-        ("profile", f"{profile.device.name}: {made}"),
+        ("profile", f"{profile.device.name}{formula}: {made}"),
         ("noise gate", "passed" if profile.gate.passed else "NOT PASSED"),
     ]
     return f"<h3>The latency predictor</h3>{list_html(items)}"
