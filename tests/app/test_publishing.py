@@ -43,7 +43,8 @@ def project_with_results(
     write_record(Path("data/evaluate") / MODEL / "0", MODEL, 0, levels=LEVELS, median_ms=5.0)
     tabulate(tiny_params(changes), Path("data/evaluate"), reference, Path("results"))
     values = YAML(typ="safe", pure=True).load(path.read_text())
-    read = {key: values[key] for key in ("preset", "runs", "models", "generate_data", "tabulate")}
+    read = {key: values[key] for key in ("preset", "runs", "models", "tabulate")}
+    read["generate_data.digits"] = values["generate_data"]["digits"]
     with (tmp_path / "dvc.lock").open("w") as file:
         YAML().dump({"schema": "2.0", "stages": {"tabulate": {"cmd": "x", "params": {"params.yaml": read}}}}, file)
     return tmp_path

@@ -4,6 +4,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from dcnas_app.presets import require_known_preset
 from dcnas_harness.errors import BadInputError
@@ -64,12 +65,19 @@ def _require_made_of_these_params(root: Path) -> None:
     """Refuse tables that dvc.lock says were made with other parameters than those of today."""
     made = read_yaml(root / "dvc.lock")["stages"].get("tabulate", {}).get("params", {}).get("params.yaml", {})
     today = read_yaml(root / "params.yaml")
-    other = sorted(key for key, value in made.items() if today.get(key) != value)
+    other = sorted(key for key, value in made.items() if _at(today, key) != value)
     if other or not made:
         raise BadInputError(
             f"The results were made with other parameters than params.yaml holds: {', '.join(other) or 'dvc.lock has none'}.",
             remedy="run: make repro",
         )
+
+
+def _at(values: Any, key: str) -> Any:
+    """Return the value at a dotted key, as dvc.yaml names it; `None` where there is none."""
+    for part in key.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def update_readme(root: Path, *, check: bool) -> bool:
