@@ -45,7 +45,11 @@ def test_set_photos_writes_photographs(
 ) -> None:
     """`--set photos` writes the three splits of its section, their provenance beside them, and says how far it is."""
     section = params()
-    changes = {"generate_data.photos": section.model_dump(mode="json")}
+    changes = {
+        "generate_data.photos": section.model_dump(mode="json"),
+        "search_supernet.batch_size": 2,
+        "retrain_photos.batch_size": 2,
+    }
     out, file = tmp_path / "out", write_params(tmp_path / "params.yaml", changes)
     arguments = ["--set", "photos", "--params", file, "--out", out, "--scratch", tmp_path / "scratch"]
     monkeypatch.setattr(sys, "argv", ["dcnas_generate_data", *map(str, arguments)])

@@ -21,6 +21,7 @@ NARROW = {
     "others_pct": 5.0,
     "clock_spread_pct": 3.0,
     "mape_pct": 1e-6,
+    "plan_pct": 100.0,
 }
 Stage = Callable[..., Path]
 

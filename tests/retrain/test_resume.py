@@ -135,7 +135,8 @@ def new_run(tiny_scenes: Path, tiny_params: Callable[..., Params]) -> Callable[.
     }
 
     def make(folder: Path, epochs: int) -> Run:
-        params = tiny_params({"retrain.plateau.patience": 0, "retrain.learning_rate": 0.01})
+        # no recalibration: it replaces batch norm's statistics, and a run of one epoch would end with it
+        params = tiny_params({"retrain.plateau.patience": 0, "retrain.learning_rate": 0.01, "retrain.recalibrate": 0})
         return Run(
             model=build_model(params.models["dcnet_reduced_integrated"], seed=derive_seed(0, "weights")),
             train=splits["train"],
