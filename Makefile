@@ -46,7 +46,7 @@ flow: $(READY) ## The same as repro, as a Prefect flow
 	@$(IN_ENV) dcnas flow run
 
 test: $(READY) ## Run all tests
-	@echo "running all tests: about 8 minutes on 2 cores"
+	@echo "running all tests: about 15 minutes on 2 cores"
 	@$(IN_ENV) pytest
 
 lint: $(READY)
