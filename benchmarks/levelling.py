@@ -111,7 +111,7 @@ class Capture(Profiler):
     subjects_only = False
 
     def _measure_plan(self, curves: object) -> tuple[Alignment, dict[Part, None]]:
-        self.alignment, self.points = Profiler._measure_plan(self, curves)  # type: ignore[arg-type] # handed on
+        self.alignment, self.points = Profiler._measure_plan(self, curves)  # type: ignore[arg-type] # a stand-in profiler is handed on as one
         return self.alignment, self.points
 
     def _measure(self, name: str, subjects: list[Subject], *, whole: int, rounds: int) -> Phase:

@@ -87,7 +87,7 @@ class Step:
         if output.restored is not None:
             loss = loss + (output.restored.float() - clean).square().mean()
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call] # torch
+        loss.backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations
         nn.utils.clip_grad_norm_(self._net.parameters(), 5.0, foreach=True)
         self._optimizer.step()
         return loss.detach()
@@ -136,7 +136,7 @@ def input_loop(store: PhotoStore, view: PhotoViewParams, batch: int, execution: 
     def nothing(image: Tensor, _clean: Tensor, _labels: Tensor) -> Tensor:
         return image[0, 0, 0, 0]
 
-    return photo_loop(nothing, store, view, batch, execution)  # type: ignore[arg-type] # called the same way
+    return photo_loop(nothing, store, view, batch, execution)  # type: ignore[arg-type] # a stand-in for the step, called the same way
 
 
 def main() -> None:

@@ -86,7 +86,7 @@ def textbook_loop(params: Params, name: str, scenes: Scenes, device: torch.devic
             optimizer.zero_grad()
             output = model(noisy, corners)
             loss = scene_loss(output.restored, output.logits, clean, labels, params.retrain.loss)
-            loss.backward()  # type: ignore[no-untyped-call] # torch
+            loss.backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations
             optimizer.step()
             total += loss.item()
 
@@ -110,7 +110,7 @@ def bare_step(params: Params, name: str, size: int, execution: Execution) -> Cal
                 output = model(noisy, corners)
             loss = scene_loss(output.restored, output.logits, clean, labels, params.retrain.loss)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call] # torch
+            loss.backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations
             optimizer.step()
 
     return steps

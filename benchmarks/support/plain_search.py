@@ -109,7 +109,7 @@ class PlainSearch:
         self.sgd.zero_grad()
         loss = sum(cross_entropy(self._sampled(image, second=second), labels) for second in (False, True))
         assert isinstance(loss, Tensor)
-        loss.backward()  # type: ignore[no-untyped-call] # torch
+        loss.backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations
         nn.utils.clip_grad_norm_(self.weights, 5.0)
         self.sgd.step()
         for alphas in self.alphas:
@@ -122,7 +122,7 @@ class PlainSearch:
         self.adam.zero_grad()
         logits, latency = self.mixed(image, heat)
         loss = cross_entropy(logits, labels) + 0.1 * (latency / self.target_ms - 1).abs()
-        loss.backward()  # type: ignore[no-untyped-call] # torch
+        loss.backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations
         nn.utils.clip_grad_norm_(self.alphas, 5.0)
         self.adam.step()
         for alphas in self.alphas:
