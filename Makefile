@@ -35,10 +35,7 @@ setup: $(READY) ## Make or update the environment in .venv; at once when nothing
 
 repro: $(READY) ## Run every stale pipeline stage, from data to tables; PRESET=paper takes a stored setting first
 	@if [ -n "$(PRESET)" ]; then $(IN_ENV) dcnas preset "$(PRESET)"; fi
-	@$(IN_ENV) dcnas params
-	@$(IN_ENV) dcnas device
-	@echo "running the pipeline: dvc repro"
-	@$(IN_ENV) dvc repro
+	@$(IN_ENV) dcnas repro
 	@cat results/table_1.md
 	@echo "all tables and figures: $$PWD/results/index.html"
 

@@ -164,7 +164,7 @@ def run_stage(root: Path, name: str, on_line: Callable[[str], None]) -> Outcome:
         KeyboardInterrupt: The flow is being stopped.
     """
     start = time.monotonic()
-    dvc = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
+    dvc = [sys.executable, "-P", "-m", "dcnas_flows.quick_dvc", "--wait-for-lock", "repro", "--single-item", name]
     said = _DvcLines()
     with RUNNING.command(dvc, folder=root, environment=_environment()) as process:
         for line in process.stdout or ():
