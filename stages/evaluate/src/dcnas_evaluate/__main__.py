@@ -13,9 +13,10 @@ Expect: record.parquet (one row a noise level) and panel.parquet (sample images)
 import argparse
 from pathlib import Path
 
+from dcnas_evaluate.timing import timing_process
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_spin, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_main
 from dcnas_schema.params import load_params
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     die_with_parent()
-    let_idle_threads_spin()
+    let_idle_threads_sleep()
     if arguments.photos is not None:
         _evaluate_on_photos(arguments)
     else:
@@ -59,39 +60,38 @@ def _evaluate_on_scenes(arguments: argparse.Namespace) -> None:
             remedy=f"known are {', '.join(params.models)}",
         )
     require_writable(arguments.out)
-    # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
-    from dcnas_evaluate.job import Job, evaluate_job
+    with exclusive_run(arguments.out, arguments.scratch), timing_process(params.evaluate.latency) as ask:
+        # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
+        from dcnas_evaluate.job import Job, evaluate_job
 
-    job = Job(
-        model=arguments.model,
-        seed=arguments.seed,
-        params=params,
-        scenes=arguments.scenes,
-        trained=arguments.trained,
-        scratch=arguments.scratch,
-    )
-    with exclusive_run(arguments.out, arguments.scratch):
-        evaluate_job(job, arguments.out)
+        job = Job(
+            model=arguments.model,
+            seed=arguments.seed,
+            params=params,
+            scenes=arguments.scenes,
+            trained=arguments.trained,
+            scratch=arguments.scratch,
+        )
+        evaluate_job(job, arguments.out, ask)
 
 
 def _evaluate_on_photos(arguments: argparse.Namespace) -> None:
     params = load_params(arguments.params)
     params.photo_model_named(arguments.model, where=arguments.params)
     require_writable(arguments.out)
-    # here, because torch takes seconds to import
-    from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job
+    with exclusive_run(arguments.out, arguments.scratch), timing_process(params.evaluate_photos.latency) as ask:
+        from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job  # here, for the same reason
 
-    job = PhotoJob(
-        model=arguments.model,
-        seed=arguments.seed,
-        settings=params,
-        photos=arguments.photos,
-        trained=arguments.trained,
-        profile=arguments.profile,
-        scratch=arguments.scratch,
-    )
-    with exclusive_run(arguments.out, arguments.scratch):
-        evaluate_photo_job(job, arguments.out)
+        job = PhotoJob(
+            model=arguments.model,
+            seed=arguments.seed,
+            settings=params,
+            photos=arguments.photos,
+            trained=arguments.trained,
+            profile=arguments.profile,
+            scratch=arguments.scratch,
+        )
+        evaluate_photo_job(job, arguments.out, ask)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import torch
 
 from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
-from dcnas_evaluate.latency import measure_latency
 from dcnas_evaluate.score import panel_rows, score_levels
+from dcnas_evaluate.timing import Question, SceneNet, measured_latency
+from dcnas_harness.asking import Ask
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of
 from dcnas_latency.card import device_card
@@ -56,9 +57,12 @@ class _Settings(Section):
     evaluate: EvaluateParams
 
 
-def evaluate_job(job: Job, out: Path) -> None:
+def evaluate_job(job: Job, out: Path, ask: Ask | None = None) -> None:
     """
     Score, count and time the job's model; write `record.parquet` and `panel.parquet` into `out`.
+
+    Args:
+        ask: Asks the process that times nets (`dcnas_evaluate.timing`); without it they are timed in this one.
 
     Raises:
         CorruptArtefactError: An input is damaged, or the weights are not those of this model and seed.
@@ -91,9 +95,18 @@ def evaluate_job(job: Job, out: Path) -> None:
         cost = _cost(spec, evaluate.image_size)
     latency = None
     if evaluate.latency.measure:
-        latency = measure_latency(
-            model, execution, card, evaluate.latency, image_size=evaluate.image_size, scratch=job.scratch
+        question = Question(
+            scene_net=SceneNet(spec=spec),
+            weights=str(weights),
+            height=evaluate.image_size,
+            width=evaluate.image_size,
+            precision=execution.precision,
+            memory_format=execution.memory_format,
+            params=evaluate.latency,
+            card=card,
+            scratch=str(job.scratch),
         )
+        latency = measured_latency(question, ask)
     metadata = EvaluationMetadata(
         model=job.model,
         seed=job.seed,

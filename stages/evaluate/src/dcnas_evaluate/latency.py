@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcnas_evaluate.timing import Question
 from dcnas_latency.call import WARM_CALLS, CallPlan, measure_call
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
 from dcnas_latency.lock import device_lock
-from dcnas_nets.models import SceneModel, example_input
-from dcnas_schema.params import LatencyParams
-from dcnas_schema.provenance import DeviceCard
+from dcnas_nets.models import build_model, example_input
+from dcnas_nets.photo_nets import build_photo_net
 from dcnas_schema.records import MeasuredLatency
+from dcnas_training.checkpoints import load_tensors
 from dcnas_training.execution import Execution
 
 
@@ -34,48 +35,38 @@ class _Pass:
         return self.model(self.image, *self.further)
 
 
-def measure_latency(
-    model: SceneModel,
-    execution: Execution,
-    card: DeviceCard,
-    params: LatencyParams,
-    *,
-    image_size: int,
-    scratch: Path,
-) -> MeasuredLatency:
+def measure(question: Question) -> MeasuredLatency:
     """
-    Time `model`, which is in eval mode on its device, on random images of `image_size` by `image_size` pixels.
+    Time a trained net in this process, on random images.
 
-    Waits until it has the device of `card` to itself.
+    Waits until it has the device of the question's card to itself.
 
-    Args:
-        scratch: Folder where this machine's best time of the reference op is kept, as profile_latency keeps it.
+    Raises:
+        CorruptArtefactError: The weights are damaged.
     """
-    device = execution.device
-    image, corners = example_input(params.batch, image_size, image_size, device)
-    return _measure(model, (_random(image, execution), corners), execution, card, params, scratch=scratch)
+    device = torch.device(question.card.kind)
+    execution = Execution(device=device, precision=question.precision, memory_format=question.memory_format)
+    batch, height, width = question.params.batch, question.height, question.width
+    further: tuple[Tensor, ...]
+    if (scene := question.scene_net) is not None:
+        model: nn.Module = build_model(scene.spec, seed=0)
+        image, corners = example_input(batch, height, width, device)
+        further = (corners,)
+    else:
+        photo = question.photo_net
+        assert photo is not None, "one of the two is given"
+        model = build_photo_net(photo.spec, genotype=photo.genotype, classes=photo.classes, seed=0)
+        image, further = torch.empty((batch, 3, height, width), device=device), ()
+    inputs = (_random(image, execution), *further)
+    return _measure(_trained(model, Path(question.weights), execution), inputs, execution, question)
 
 
-def measure_photo_latency(
-    model: nn.Module,
-    execution: Execution,
-    card: DeviceCard,
-    params: LatencyParams,
-    *,
-    height: int,
-    width: int,
-    scratch: Path,
-) -> MeasuredLatency:
-    """
-    Time `model`, which is in eval mode on its device and takes photos alone, on random ones of `height` by `width` pixels.
-
-    Waits until it has the device of `card` to itself.
-
-    Args:
-        scratch: Folder where this machine's best time of the reference op is kept, as profile_latency keeps it.
-    """
-    image = torch.empty((params.batch, 3, height, width), device=execution.device)
-    return _measure(model, (_random(image, execution),), execution, card, params, scratch=scratch)
+def _trained(model: nn.Module, weights: Path, execution: Execution) -> nn.Module:
+    """Return `model` with the weights that fit it, in eval mode on its device."""
+    own = model.state_dict()
+    fitting = {n: w for n, w in load_tensors(weights).items() if n in own and w.shape == own[n].shape}
+    model.load_state_dict({**own, **fitting})
+    return model.to(device=execution.device, memory_format=execution.torch_format).eval()  # type: ignore[call-overload, no-any-return] # torch's stub lacks this pair
 
 
 def _random(image: Tensor, execution: Execution) -> Tensor:
@@ -83,15 +74,8 @@ def _random(image: Tensor, execution: Execution) -> Tensor:
     return image.contiguous(memory_format=execution.torch_format)
 
 
-def _measure(
-    model: nn.Module,
-    inputs: tuple[Tensor, ...],
-    execution: Execution,
-    card: DeviceCard,
-    params: LatencyParams,
-    *,
-    scratch: Path,
-) -> MeasuredLatency:
+def _measure(model: nn.Module, inputs: tuple[Tensor, ...], execution: Execution, question: Question) -> MeasuredLatency:
+    params, card = question.params, question.card
     one_pass = _Pass(model=model, image=inputs[0], further=inputs[1:])
     plan = CallPlan(warmup=params.warmup, repeats=params.repeats, canary_band_pct=params.canary_band_pct)
 
@@ -102,7 +86,7 @@ def _measure(
 
     def store_of(op: str) -> CanaryStore:
         return CanaryStore(
-            folder=scratch / "canary",
+            folder=Path(question.scratch) / "canary",
             fingerprint=fingerprint(card),
             runtime="torch_eager",
             threads=card.threads,

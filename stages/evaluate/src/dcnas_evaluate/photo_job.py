@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from dcnas_data.photo_loader import PhotoStore
-from dcnas_evaluate.latency import measure_photo_latency
 from dcnas_evaluate.photo_score import Scorer
+from dcnas_evaluate.timing import PhotoNet, Question, measured_latency
+from dcnas_harness.asking import Ask
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of
 from dcnas_latency.card import device_card, fingerprint
@@ -36,7 +37,7 @@ from dcnas_schema.photo_records import (
 )
 from dcnas_schema.photo_training import EvaluatePhotosParams, PhotoNoiseParams
 from dcnas_schema.provenance import DeviceCard
-from dcnas_schema.records import MeasuredLatency, Protocol
+from dcnas_schema.records import Protocol
 from dcnas_schema.search_log import NetCost, PredictedLatency
 from dcnas_training.checkpoints import load_tensors
 from dcnas_training.execution import (
@@ -92,18 +93,13 @@ class _Trained:
         metadata = self.metadata
         return build_photo_net(metadata.spec, genotype=metadata.genotype, classes=classes, seed=0).eval()
 
-    def build_for_timing(self, *, classes: int) -> nn.Module:
-        """Return it with the trained weights, but for a last layer of other classes: no activation is smaller than it ought to be."""
-        model = self.build(classes=classes)
-        own = model.state_dict()
-        fitting = {name: value for name, value in load_tensors(self.weights).items() if value.shape == own[name].shape}
-        model.load_state_dict({**own, **fitting})
-        return model
 
-
-def evaluate_photo_job(job: PhotoJob, out: Path) -> None:
+def evaluate_photo_job(job: PhotoJob, out: Path, ask: Ask | None = None) -> None:
     """
     Score, count and time the job's model; write `record.parquet` and `panel.parquet` into `out`.
+
+    Args:
+        ask: Asks the process that times nets (`dcnas_evaluate.timing`); without it they are timed in this one.
 
     Raises:
         CorruptArtefactError: An input is damaged, or the weights are not those of this model, seed and photo set.
@@ -162,7 +158,7 @@ def evaluate_photo_job(job: PhotoJob, out: Path) -> None:
             precision=execution.precision,
         ),
         cost=cost,
-        latency=_latency(job, trained, execution, card, classes=len(photos.classes)),
+        latency=_latency(job, trained, execution, card, classes=len(photos.classes), ask=ask),
         provenance=provenance,
     )
     panel_metadata = PhotoPanelMetadata(model=job.model, seed=job.seed, classes=photos.classes, provenance=provenance)
@@ -214,41 +210,38 @@ def _cost(model: nn.Module, image_size: int) -> NetCost:
     )
 
 
-def _latency(job: PhotoJob, trained: _Trained, execution: Execution, card: DeviceCard, *, classes: int) -> ModelLatency:
+def _latency(
+    job: PhotoJob, trained: _Trained, execution: Execution, card: DeviceCard, *, classes: int, ask: Ask | None
+) -> ModelLatency:
     params = job.settings.evaluate_photos.latency
     size = job.settings.photo_view.size
-    if job.profile is None:
-        measured = None
-        if params.measure:
-            model = trained.build_for_timing(classes=classes)
-            measured = _measured(job, model, execution, card, batch=params.batch, height=size, width=size)
-        return ModelLatency(measured=measured, setting=None, predicted=None, not_comparable=None)
-    entries, profile = read_profile(job.profile)
-    setting = profile.setting
-    found = predict_model(job.spec, trained.metadata.genotype, Predictor.of(entries, profile), setting)
+    setting = predicted = not_comparable = None
+    if job.profile is not None:
+        entries, profile = read_profile(job.profile)
+        setting = profile.setting
+        found = predict_model(job.spec, trained.metadata.genotype, Predictor.of(entries, profile), setting)
+        predicted = None if found is None else PredictedLatency(ms=found.ms, low_ms=found.low_ms, high_ms=found.high_ms)
+        not_comparable = _why_not_comparable(profile, setting, card)
     measured = None
-    if params.measure:
-        as_profiled = Execution(
-            device=execution.device, precision=setting.precision, memory_format=setting.memory_format
+    if params.measure:  # as the profile's nets were timed, where there is one
+        net = PhotoNet(
+            spec=job.spec,
+            genotype=trained.metadata.genotype,
+            classes=classes if setting is None else setting.classes,
         )
-        model = trained.build_for_timing(classes=setting.classes)
-        measured = _measured(
-            job, model, as_profiled, card, batch=setting.batch, height=setting.height, width=setting.width
+        question = Question(
+            photo_net=net,
+            weights=str(trained.weights),
+            height=size if setting is None else setting.height,
+            width=size if setting is None else setting.width,
+            precision=execution.precision if setting is None else setting.precision,
+            memory_format=execution.memory_format if setting is None else setting.memory_format,
+            params=params if setting is None else params.model_copy(update={"batch": setting.batch}),
+            card=card,
+            scratch=str(job.scratch),
         )
-    return ModelLatency(
-        measured=measured,
-        setting=setting,
-        predicted=None if found is None else PredictedLatency(ms=found.ms, low_ms=found.low_ms, high_ms=found.high_ms),
-        not_comparable=_why_not_comparable(profile, setting, card),
-    )
-
-
-def _measured(
-    job: PhotoJob, model: nn.Module, execution: Execution, card: DeviceCard, *, batch: int, height: int, width: int
-) -> MeasuredLatency:
-    params = job.settings.evaluate_photos.latency.model_copy(update={"batch": batch})
-    model = model.to(device=execution.device, memory_format=execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
-    return measure_photo_latency(model, execution, card, params, height=height, width=width, scratch=job.scratch)
+        measured = measured_latency(question, ask)
+    return ModelLatency(measured=measured, setting=setting, predicted=predicted, not_comparable=not_comparable)
 
 
 def _why_not_comparable(profile: ProfileMetadata, setting: LatencySetting, card: DeviceCard) -> str | None:

@@ -1,0 +1,103 @@
+"""
+Time a trained net: in this process, or in one of its own whose idle threads spin while those of the scoring process sleep.
+
+Run:    python -m dcnas_evaluate.timing PID    (evaluate starts it; PID is its own)
+Takes:  on stdin a `Question` as JSON
+Expect: on the last line of stdout a `MeasuredLatency` as JSON
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+from dcnas_harness.asking import Ask, respond, respondent
+from dcnas_harness.process import let_idle_threads_spin, run_main
+from dcnas_schema.digit_params import LatencyParams, ModelSpec
+from dcnas_schema.genotype import Genotype
+from dcnas_schema.photo_models import PhotoModelSpec
+from dcnas_schema.provenance import DeviceCard, Record
+from dcnas_schema.records import MeasuredLatency
+
+
+class SceneNet(Record):
+    """A net that takes scenes and the corners of their digits."""
+
+    spec: ModelSpec
+
+
+class PhotoNet(Record):
+    """A net that takes photos alone."""
+
+    spec: PhotoModelSpec
+    genotype: Genotype | None
+    classes: int
+    """Of its last layer, which need not be those that it was trained for."""
+
+
+class Question(Record):
+    """What is to be timed, how and where."""
+
+    scene_net: SceneNet | None = None
+    photo_net: PhotoNet | None = None
+    """One of the two."""
+    weights: str
+    """Path of the trained weights; those of another shape than the net's stay out, so that no activation is smaller than it ought to be."""
+    height: int
+    width: int
+    """Of the images, in pixels."""
+    precision: Literal["fp32", "bf16"]
+    memory_format: Literal["channels_last", "contiguous"]
+    params: LatencyParams
+    card: DeviceCard
+    """The device, which is waited for until it is free."""
+    scratch: str
+    """Folder where this machine's best time of the reference op is kept."""
+
+
+def timing_process(params: LatencyParams) -> AbstractContextManager[Ask | None]:
+    """Return the context in which a process that times stands ready; it yields `None` where nothing is to be timed."""
+    return respondent(__spec__.name) if params.measure else nullcontext()
+
+
+def measured_latency(question: Question, ask: Ask | None) -> MeasuredLatency:
+    """
+    Return the latency of a net, timed in the process behind `ask`.
+
+    In this process where there is none, and on CUDA, where no thread of the host spins in the kernels and a second process on the
+    device would disturb.
+
+    Raises:
+        UnfitEnvironmentError: That process failed; what it said stands above.
+    """
+    if ask is None or question.card.kind == "cuda":
+        from dcnas_evaluate.latency import measure  # here, because this module is also the respondent's
+
+        return measure(question)
+    return MeasuredLatency.model_validate_json(ask(question.model_dump_json()))
+
+
+def main() -> None:
+    """Answer one question."""
+    let_idle_threads_spin()
+    respond(_prepare)
+
+
+def _prepare() -> Callable[[str], str]:
+    # here, because torch's threads read the environment when it is imported
+    import torch
+
+    from dcnas_evaluate.latency import measure
+    from dcnas_training.execution import keep_freed_memory
+
+    keep_freed_memory()
+
+    def answer(text: str) -> str:
+        question = Question.model_validate_json(text)
+        torch.set_num_threads(question.card.threads)
+        return measure(question).model_dump_json()
+
+    return answer
+
+
+if __name__ == "__main__":
+    run_main(main)
