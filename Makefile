@@ -33,9 +33,9 @@ $(READY): requirements.lock pyproject.toml tools/setup.sh Makefile $(MEMBERS)
 
 setup: $(READY) ## Make or update the environment in .venv; at once when nothing changed
 
-repro: $(READY) ## Run every stale pipeline stage, from data to tables; PRESET=paper takes a stored setting first
+repro: $(READY) ## Run every stale pipeline stage side by side, from data to tables; PRESET=paper takes a stored setting first
 	@if [ -n "$(PRESET)" ]; then $(IN_ENV) dcnas preset "$(PRESET)"; fi
-	@$(IN_ENV) dcnas repro
+	@$(IN_ENV) dcnas flow run --no-prefect
 	@cat results/table_1.md
 	@echo "all tables and figures: $$PWD/results/index.html"
 

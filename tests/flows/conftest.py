@@ -38,6 +38,16 @@ if kind == "talk":
         if time.monotonic() > end:
             sys.exit("nobody heard the first line in time")
         time.sleep(0.02)
+if kind == "meet":
+    pathlib.Path(f"{out.name}.begun").touch()
+    end = time.monotonic() + 20
+    while len(list(pathlib.Path().glob("*.begun"))) < 2:
+        if time.monotonic() > end:
+            sys.exit("nobody came")
+        time.sleep(0.02)
+if kind == "edit" and pathlib.Path("edits").exists():
+    file = pathlib.Path(pathlib.Path("edits").read_text())
+    file.write_text("seed: 1" if file.suffix == ".yaml" else file.read_text() + "pass")
 out.parent.mkdir(parents=True, exist_ok=True)
 out.write_text("constant" if kind == "constant" else repr([random.Random(out.name).random(), reads]))
 """

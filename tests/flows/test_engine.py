@@ -1,12 +1,16 @@
 """Running the plan: live output, retries, what a failure stops, and the same bytes as `dvc repro`."""
 
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 import pytest
+from dvc.utils.serialize import load_yaml
 
-from dcnas_flows.engine import Outcome, Result, claimed, execute, exit_code, plan, run_stage, run_with_retry
+from dcnas_flows.engine import Capacity, Outcome, Plan, Result, Step, execute, exit_code, retrying
+from dcnas_flows.project import Project, opened
 from dcnas_flows.report import print_summary
 
 NewProject = Callable[[Path, str], Path]
@@ -37,16 +41,22 @@ stages:
 """
 
 
+def run_all(root: Path, capacity: Capacity | None = None) -> tuple[Outcome, ...]:
+    """Run all stale stages of a project and print their lines."""
+    with opened(root, []) as project:
+        return execute(project.plan, lambda step: run(project, step.name), capacity)
+
+
+def run(project: Project, name: str) -> Outcome:
+    """Run one pipeline stage and print its lines."""
+    return retrying(lambda: project.run(name, print), print)
+
+
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, new_project: NewProject) -> dict[str, Outcome]:
     """The outcomes of a pipeline in which one stage refuses its input, one crashes once and one always."""
     root = new_project(tmp_path_factory.mktemp("mixed") / "project", MIXED)
-    return {outcome.name: outcome for outcome in execute(plan(root, []), lambda step: retrying(root, step.name))}
-
-
-def retrying(root: Path, name: str) -> Outcome:
-    """Run one pipeline stage and print its lines."""
-    return run_with_retry(root, name, print)
+    return {outcome.name: outcome for outcome in run_all(root)}
 
 
 def test_a_crash_is_tried_again_once(mixed: dict[str, Outcome]) -> None:
@@ -101,21 +111,22 @@ def test_lines_come_while_the_stage_runs(tmp_path: Path, new_project: NewProject
         if line == "first":
             (root / "heard").touch()
 
-    outcome = run_stage(root, "talk", listen)
+    with opened(root, []) as project:
+        outcome = project.run("talk", listen)
     assert outcome.result is Result.RAN, lines
     assert outcome.seconds > 0
 
 
 def test_a_listener_that_fails_ends_the_stage(tmp_path: Path, new_project: NewProject) -> None:
-    """When passing a line on raises, the stage does not run on alone."""
+    """When passing a line on raises, the stage does not run on alone, and has failed."""
     root = new_project(tmp_path / "project", TALK)
 
     def fail(line: str) -> None:
         if line == "first":
             raise ValueError(line)
 
-    with pytest.raises(ValueError, match="first"):
-        run_stage(root, "talk", fail)
+    with opened(root, []) as project:
+        assert project.run("talk", fail).result is Result.FAILED
     assert not (root / "talk.txt").exists()
 
 
@@ -129,13 +140,132 @@ def test_the_lock_file_is_the_one_of_dvc_repro(
     for text in (SEEDED, SEEDED.replace("model: [a]", "model: [a, b]")):
         for root in (ours, reference):
             (root / "dvc.yaml").write_text(text)
-        with claimed(ours, []) as made:
-            assert exit_code(execute(made, lambda step: retrying(ours, step.name))) == 0
+        assert exit_code(run_all(ours)) == 0
         dvc_repro(reference)
         assert made_files(ours) == made_files(reference)
     before = (ours / ".scratch/flows/dvc.lock").read_text()
     assert "draw@a-0" in before
     assert "draw@b-0" not in before  # the copy is of the lock file as the second flow found it
+
+
+PAIR = """
+stages:
+  one: {cmd: exec python work.py meet one.txt, outs: [one.txt]}
+  other: {cmd: exec python work.py meet other.txt, outs: [other.txt]}
+  both: {cmd: exec python work.py write both.txt one.txt other.txt, deps: [one.txt, other.txt], outs: [both.txt]}
+"""
+
+
+def test_stages_run_side_by_side(
+    tmp_path: Path, new_project: NewProject, dvc_repro: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two stages that end only when both have begun do end, and dvc.lock has the entries that `dvc repro` writes."""
+    root = new_project(tmp_path / "project", PAIR)
+    outcomes = run_all(root, Capacity(cores=2))
+    assert [outcome.result for outcome in outcomes] == [Result.RAN] * 3, capsys.readouterr().out
+    ours = load_yaml(str(root / "dvc.lock"))
+    (root / "dvc.lock").unlink()
+    shutil.rmtree(root / ".dvc/cache/runs")
+    dvc_repro(root)  # each has met the other before
+    assert load_yaml(str(root / "dvc.lock")) == ours
+
+
+def test_a_failure_beside_a_running_stage_does_not_stop_it(tmp_path: Path, new_project: NewProject) -> None:
+    """What runs beside a failing stage ends well; what needs both is left out."""
+    root = new_project(tmp_path / "project", PAIR.replace("meet one.txt", "refuse one.txt").replace("meet", "write"))
+    results = {outcome.name: outcome.result for outcome in run_all(root, Capacity(cores=2))}
+    assert results == {"one": Result.FAILED, "other": Result.RAN, "both": Result.NOT_RUN}
+
+
+@pytest.mark.parametrize("what", ["work.py", "params.yaml"])
+def test_an_input_that_changes_while_a_stage_runs_is_not_its_cause(
+    tmp_path: Path, new_project: NewProject, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """
+    Code or a parameter edited meanwhile fails the stage by name, and the next run makes it anew (treeverse/dvc #11058: dvc records the
+    new input as the cause of the old output).
+    """
+    pipeline = (
+        "stages: {edit: {cmd: exec python work.py edit out.txt, deps: [work.py], params: [seed], outs: [out.txt]}}"
+    )
+    root = new_project(tmp_path / "project", pipeline)
+    (root / "params.yaml").write_text("seed: 0\n")
+    (root / "edits").write_text(what)
+    (failed,) = run_all(root)
+    assert (failed.result, failed.exit_code, failed.attempts) == (Result.FAILED, 3, 1)
+    assert f"{what} changed while it ran" in capsys.readouterr().out
+    assert not (root / "dvc.lock").exists()
+    (root / "edits").unlink()
+    assert run_all(root)[0].result is Result.RAN
+
+
+def step(name: str, *upstream: str, **meta: object) -> Step:
+    """Return a stale step."""
+    return Step(name=name, upstream=upstream, stale=True, meta=meta)
+
+
+class Together:
+    """Runs steps that take a moment, and remembers which ran beside which."""
+
+    def __init__(self) -> None:
+        self.lock, self.running = Lock(), set[str]()
+        self.beside: dict[str, set[str]] = {}
+
+    def __call__(self, one: Step) -> Outcome:
+        """Run a step for a moment."""
+        with self.lock:
+            self.running.add(one.name)
+            self.beside[one.name] = set()
+            for name in self.running - {one.name}:
+                self.beside[name].add(one.name)
+                self.beside[one.name].add(name)
+        time.sleep(0.05)
+        with self.lock:
+            self.running.remove(one.name)
+        return Outcome(name=one.name, result=Result.RAN)
+
+
+def test_what_times_runs_alone_and_the_rest_as_it_fits() -> None:
+    """On four cores: never more cores taken than there are, a timing stage and one that takes all alone, one GPU stage at a time."""
+    steps = [
+        step("a", resources={"cpu": 1}),
+        step("b", resources={"cpu": 3}),
+        step("c", resources={"cpu": 2, "device": 1}),
+        step("d", resources={"cpu": 1, "device": 1}),
+        step("e", resources={"cpu": "all"}),
+        step("f", resources={"cpu": 1}, timing=True),
+        step("g", "a", "f", resources={"cpu": 1}),
+        step("h", resources={"cpu": 99}),
+        step("i"),
+    ]
+    watch = Together()
+    outcomes = execute(Plan(steps=tuple(steps)), watch, Capacity(cores=4, gpu=True))
+    assert [outcome.name for outcome in outcomes] == list("abcdefghi"), "in the plan's order"
+    assert watch.beside["a"] >= {"b"}
+    for alone in "efh":
+        assert not watch.beside[alone]
+    assert "d" not in watch.beside["c"]
+    assert not watch.beside["b"] & {"c"}
+    assert not watch.beside["g"] & {"a", "f"}
+
+
+def test_without_a_capacity_one_step_runs_at_a_time_in_order() -> None:
+    """As `dvc repro` does it."""
+    watch = Together()
+    steps = tuple(step(name) for name in "cab")
+    execute(Plan(steps=steps), watch)
+    assert list(watch.beside) == list("cab")
+    assert not any(watch.beside.values())
+
+
+def test_an_error_of_the_engine_is_raised() -> None:
+    """What is no failure of a stage ends the run."""
+
+    def broken(_: Step) -> Outcome:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        execute(Plan(steps=(step("a"),)), broken, Capacity(cores=2))
 
 
 def made_files(root: Path) -> dict[str, bytes]:

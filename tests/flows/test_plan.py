@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
-from dcnas_flows.engine import Outcome, Plan, Result, execute, group_of, plan, run_with_retry
+from dcnas_flows.engine import Outcome, Plan, Result, execute, group_of, retrying
+from dcnas_flows.project import opened, plan
 from dcnas_flows.report import describe, mermaid
 from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
 
@@ -123,7 +124,8 @@ def chains(
 
 def run(root: Path, target: str) -> tuple[Outcome, ...]:
     """Run what is stale of what the target needs."""
-    return execute(plan(root, [target]), lambda step: run_with_retry(root, step.name, print))
+    with opened(root, [target]) as project:
+        return execute(project.plan, lambda step: retrying(lambda: project.run(step.name, print), print))
 
 
 def test_nothing_is_stale_after_a_run(chains: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dcnas_flows.engine import plan
+from dcnas_flows.project import plan
 from dcnas_schema.params import read_yaml
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

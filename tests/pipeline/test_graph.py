@@ -13,7 +13,7 @@ import pytest
 from dvc.repo import Repo
 from ruamel.yaml import YAML
 
-from dcnas_flows.engine import plan
+from dcnas_flows.project import plan
 from dcnas_schema.params import Params, load_params, read_yaml
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

@@ -6,7 +6,6 @@ Takes:  the project's folder (the current one, or one above it)
 Expect: exit 0, or the code of the error's class with one clear message
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -123,16 +122,6 @@ def readme(
         sys.exit(1)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def repro(context: typer.Context) -> None:
-    """Check params.yaml, note which machine this is, and `dvc repro` with dvc.lock written faster and atomically; takes its options."""
-    root = project_root()
-    params()
-    _write_identity(root)
-    print("running the pipeline: dvc repro", flush=True)
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "dcnas_flows.quick_dvc", "repro", *context.args])
-
-
 @app.command()
 def prune() -> None:
     """Remove outputs in data/ of models and seeds that params.yaml no longer runs; the DVC cache keeps them."""
@@ -145,14 +134,17 @@ def prune() -> None:
 def flow_run(
     targets: Annotated[list[str] | None, typer.Argument(help="Pipeline stages; all when none is named.")] = None,
     no_prefect: Annotated[bool, typer.Option("--no-prefect", help="The same engine without Prefect.")] = False,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Most cores that stages take together; all without it.")
+    ] = None,
 ) -> None:
-    """Run the stale pipeline stages as a Prefect flow; the result is what `dvc repro` gives."""
+    """Run the stale pipeline stages side by side, as a Prefect flow; the result is what `dvc repro` gives."""
     root = project_root()
     params()
     _write_identity(root)
     from dcnas_flows.reproduce import reproduce
 
-    sys.exit(reproduce(root, targets or [], use_prefect=not no_prefect))
+    sys.exit(reproduce(root, targets or [], use_prefect=not no_prefect, jobs=jobs))
 
 
 def _write_identity(root: Path) -> Path | None:

@@ -9,7 +9,8 @@ which takes the old one's place in a new file that is then renamed. The bytes ar
 import itertools
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,28 @@ _NEXT = re.compile(r"(  )?[^\s#]")
 _LOGGER = logging.getLogger("dvc.dvcfile")
 
 
-def write_entries_alone(on_entry: Callable[[str], None]) -> None:
-    """
-    Have DVC, in this process, write dvc.lock as said above; a file of another layout than DVC's is left to DVC's own way.
-
-    Args:
-        on_entry: Called with the name of each pipeline stage whose entry was written: one that has just run or was restored.
-    """
+@contextmanager
+def writing_entries_alone() -> Iterator[None]:
+    """Have DVC, in this process, write dvc.lock as said above; a file of another layout than DVC's is left to DVC's own way."""
     dump_whole = Lockfile.dump_stages
 
     def dump_stages(self: Lockfile, stages: Sequence[Any], **options: Any) -> None:
         if not _dump_alone(self, stages, options):
             dump_whole(self, stages, **options)
-        for stage in stages:
-            on_entry(stage.name)
 
-    Lockfile.dump_stages = dump_stages
+    with replaced(Lockfile, "dump_stages", dump_stages):
+        yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a class or module of DVC while the block runs."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
 
 
 def with_entry(text: str, name: str, entry: dict[str, Any]) -> str | None:

@@ -1,7 +1,8 @@
 """A plan and its outcomes as text, table and drawing."""
 
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -18,6 +19,50 @@ def describe(made: Plan) -> str:
     if not stale:
         return f"nothing is stale: all {len(made.steps)} pipeline stages are up to date"
     return f"{len(stale)} of {len(made.steps)} pipeline stages are stale: {', '.join(stale)}"
+
+
+class Narrator:
+    """
+    Prints what stages say as they say it, each line whole, and how each ended.
+
+    Args:
+        total: How many stages will run.
+
+        side_by_side: Whether several may speak at once: their lines then begin with their names.
+    """
+
+    def __init__(self, total: int, *, side_by_side: bool) -> None:
+        self._total, self._side_by_side, self._ended = total, side_by_side, 0
+
+    def line_of(self, name: str) -> Callable[[str], None]:
+        """Return the function that prints a line of the stage `name`."""
+        head = f"{name}: " if self._side_by_side else ""
+
+        def say(line: str) -> None:
+            if line.strip():
+                _print(head + line.removeprefix(head))
+
+        return say
+
+    def ended(self, outcome: Outcome) -> None:
+        """Print how a stage ended."""
+        self._ended += 1
+        _print(f"[{self._ended}/{self._total}] {outcome.name}: {outcome.result.value}, {outcome.seconds:.1f} s")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")  # in one piece: several threads print
+    sys.stdout.flush()
+
+
+def print_times(outcomes: Sequence[Outcome]) -> None:
+    """Print how long the stages of each group took, and how many there were."""
+    groups: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        if outcome.attempts:
+            groups.setdefault(group_of(outcome.name), []).append(outcome.seconds)
+    for group, seconds in groups.items():
+        _print(f"{sum(seconds):8.1f} s  {group} ({len(seconds)} run)")
 
 
 def rows(outcomes: Sequence[Outcome]) -> list[dict[str, str | int | float]]:

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dcnas_flows.engine import Outcome, claimed, execute, exit_code, run_with_retry
+from dcnas_flows.engine import Outcome, Step, execute, exit_code, retrying
 from dcnas_flows.processes import supervised
-from dcnas_flows.report import describe, print_summary
+from dcnas_flows.project import Project, capacity_of, opened, plan
+from dcnas_flows.report import Narrator, describe, print_summary, print_times
 from dcnas_flows.server import ensure_server
 from dcnas_harness.errors import UnfitEnvironmentError
 
@@ -20,7 +21,7 @@ _PREFECT_DEFAULTS = {
 }
 
 
-def reproduce(root: Path, targets: Sequence[str], *, use_prefect: bool) -> int:
+def reproduce(root: Path, targets: Sequence[str], *, use_prefect: bool, jobs: int | None = None) -> int:
     """
     Run every stale pipeline stage that the targets need, print a summary, and return the exit code. Main thread only.
 
@@ -34,6 +35,8 @@ def reproduce(root: Path, targets: Sequence[str], *, use_prefect: bool) -> int:
 
         use_prefect: Whether to run as a Prefect flow; the same engine either way.
 
+        jobs: Most cores that stages take together (each as its `meta` in dvc.yaml says); all that this process may use, where it is `None`.
+
     Returns:
         0, the failed stage's own code where it is one of 2 to 5, otherwise 1.
 
@@ -45,27 +48,35 @@ def reproduce(root: Path, targets: Sequence[str], *, use_prefect: bool) -> int:
         KeyboardInterrupt, SystemExit: On SIGINT and on SIGTERM (143).
     """
     door = _with_prefect if use_prefect else _plainly
-    outcomes = supervised(lambda: door(root, targets))
+    outcomes = supervised(lambda: door(root, targets, jobs))
     if outcomes:
         print_summary(outcomes)
+        print_times(outcomes)
     return exit_code(outcomes)
 
 
-def _plainly(root: Path, targets: Sequence[str]) -> tuple[Outcome, ...]:
-    with claimed(root, targets) as made:
-        print(describe(made), flush=True)
-        return execute(made, lambda step: run_with_retry(root, step.name, _print_line))
+def _plainly(root: Path, targets: Sequence[str], jobs: int | None) -> tuple[Outcome, ...]:
+    with opened(root, targets) as project:
+        print(describe(project.plan), flush=True)
+        capacity = capacity_of(root, jobs)
+        narrator = Narrator(len(project.plan.stale), side_by_side=capacity.cores > 1)
+        return execute(project.plan, lambda step: _run(project, step, narrator), capacity)
 
 
-def _with_prefect(root: Path, targets: Sequence[str]) -> tuple[Outcome, ...]:
-    with claimed(
-        root, targets
-    ) as made:  # a look ahead: starting Prefect takes longer than finding that nothing is stale
-        print(describe(made), flush=True)
-    return _run_flow(root, targets) if made.stale else ()
+def _run(project: Project, step: Step, narrator: Narrator) -> Outcome:
+    say = narrator.line_of(step.name)
+    outcome = retrying(lambda: project.run(step.name, say), say)
+    narrator.ended(outcome)
+    return outcome
 
 
-def _run_flow(root: Path, targets: Sequence[str]) -> tuple[Outcome, ...]:
+def _with_prefect(root: Path, targets: Sequence[str], jobs: int | None) -> tuple[Outcome, ...]:
+    made = plan(root, targets)  # a look ahead: starting Prefect takes longer than finding that nothing is stale
+    print(describe(made), flush=True)
+    return _run_flow(root, targets, jobs) if made.stale else ()
+
+
+def _run_flow(root: Path, targets: Sequence[str], jobs: int | None) -> tuple[Outcome, ...]:
     for name, value in _PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)  # read by Prefect when it is imported
     from prefect.client.schemas.objects import State
@@ -74,7 +85,7 @@ def _run_flow(root: Path, targets: Sequence[str]) -> tuple[Outcome, ...]:
 
     with _server_errors_explained():
         ensure_server()
-        state: State[Any] = reproduce_flow(root, list(targets), return_state=True)
+        state: State[Any] = reproduce_flow(root, list(targets), jobs, return_state=True)
         outcomes = state.result(raise_on_failure=False)
         if isinstance(outcomes, BaseException):
             raise outcomes
@@ -92,7 +103,3 @@ def _server_errors_explained() -> Iterator[None]:
             f"Prefect's server was lost during the flow: {error}",
             remedy="what ran is kept; run the same command again, or: dcnas flow run --no-prefect",
         ) from error
-
-
-def _print_line(line: str) -> None:
-    print(line, flush=True)

@@ -1,0 +1,337 @@
+"""
+DVC in this process: what is stale, asked once, and pipeline stages brought up to date side by side.
+
+DVC's own work (comparing, hashing, caching, writing dvc.lock) is done in one thread at a time, under DVC's lock of the repository; only
+the commands of stages run beside each other. So a process is spared that loads DVC and the graph anew for each stage, and the entries of
+dvc.lock are those that `dvc repro` writes.
+"""
+
+import difflib
+import errno
+import logging
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, chdir, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.lock import LockError
+from dvc.repo import Repo
+from dvc.repo.reproduce import get_active_graph, plan_repro
+from dvc.stage import run as dvc_run
+
+from dcnas_flows.engine import Capacity, Outcome, Plan, Result, Step, group_of
+from dcnas_flows.lockfile import replaced, writing_entries_alone
+from dcnas_flows.processes import RUNNING
+from dcnas_harness.errors import BadInputError, DcnasError, ExitCode, UnfitEnvironmentError
+from dcnas_harness.files import atomic_write, disk_errors_explained, read_json
+from dcnas_harness.process import exclusive_run
+from dcnas_schema.params import read_yaml
+
+OnLine = Callable[[str], None]
+_PIPELINE = "dvc.yaml"
+_LOCK = "dvc.lock"
+_PARAMS = "params.yaml"
+_IDENTITY = "data/device.json"
+_LOCK_COPY = ".scratch/flows/dvc.lock"
+_LOGGERS = ("dvc", "dvc_objects", "dvc_data")
+
+
+class Project:
+    """A DVC project whose stages can be run; made by `opened`."""
+
+    def __init__(self, root: Path, repo: Repo, made: Plan, stages: Mapping[str, Any]) -> None:
+        self.root, self.plan = root, made
+        self._stages = stages
+        self._turn = _Turn(repo.lock)
+
+    def run(self, name: str, on_line: OnLine) -> Outcome:
+        """
+        Bring one pipeline stage up to date, whose upstream is: leave it, restore its outputs from DVC's run cache, or run its command.
+
+        May be called in several threads at once, for stages of which none reads what another makes.
+
+        Args:
+            on_line: Takes each line that DVC and the stage print, as it comes.
+
+        Raises:
+            KeyboardInterrupt: The flow is being stopped.
+        """
+        start = time.monotonic()
+        stage, command = self._stages[name], _Command(self.root, self._turn, on_line)
+        _THREAD.command, _THREAD.on_line = command, on_line
+        result, code = Result.FAILED, int(ExitCode.BUG)
+        try:
+            with self._turn:
+                changed = stage.reproduce()
+                if changed:
+                    stage.dump(update_pipeline=False)
+            result = Result.UNCHANGED if not changed else Result.RAN if command.ran else Result.RESTORED
+            code = 0
+        except _CommandFailedError as failure:
+            on_line(f"ERROR: failed to reproduce '{name}': {failure}")
+            code = failure.exit_code
+        except Exception as error:
+            explained = _explained(error, self.root)
+            on_line(f"ERROR: failed to reproduce '{name}': {explained}")
+            code = explained.exit_code if isinstance(explained, DcnasError) else code
+        finally:
+            del _THREAD.command, _THREAD.on_line
+        return Outcome(name=name, result=result, exit_code=code, seconds=time.monotonic() - start, attempts=1)
+
+
+def capacity_of(root: Path, jobs: int | None) -> Capacity:
+    """
+    Return what stages of the project may take together on this machine.
+
+    Args:
+        jobs: Most cores that they take; all that this process may use, where it is `None`.
+    """
+    gpu = False
+    with suppress(DcnasError, KeyError, TypeError, AttributeError):  # a project of another kind has no such files
+        gpu = bool(read_json(root / _IDENTITY)["gpus"]) and read_yaml(root / _PARAMS)["device"]["kind"] != "cpu"
+    return Capacity(cores=jobs or len(os.sched_getaffinity(0)), gpu=gpu)
+
+
+@contextmanager
+def opened(root: Path, targets: Sequence[str]) -> Iterator[Project]:
+    """
+    Hold the project against a second flow while the block runs, plan, and yield the project, whose stale stages can then be run.
+
+    When something is to run, dvc.lock is copied to .scratch/flows/ first.
+
+    Args:
+        root: The project's folder.
+
+        targets: Names of pipeline stages, or of the groups that a matrix makes (`retrain`); none means all of dvc.yaml.
+
+    Raises:
+        BadInputError: A target is unknown, or DVC cannot read dvc.yaml, dvc.lock or params.yaml.
+
+        UnfitEnvironmentError: Another flow or dvc process is at work here.
+    """
+    root = root.resolve()
+    with exclusive_run(root / _LOCK, root / ".scratch"), _planned(root, targets) as (repo, made, stages):
+        if made.stale and (root / _LOCK).is_file():
+            with atomic_write(root / _LOCK_COPY) as temporary:
+                shutil.copyfile(root / _LOCK, temporary)
+        repo.lock._wait = (
+            True  # as `dvc --wait-for-lock`: what a stage made is not thrown away because somebody asks `dvc status`
+        )
+        with _commands_in_threads(), _lines_to_threads(), writing_entries_alone():
+            yield Project(root, repo, made, stages)
+
+
+def plan(root: Path, targets: Sequence[str]) -> Plan:
+    """Return what `opened` plans, for a look; raises as it does, but for other flows."""
+    with _planned(root.resolve(), targets) as (_, made, _stages):
+        return made
+
+
+@contextmanager
+def _planned(root: Path, targets: Sequence[str]) -> Iterator[tuple[Repo, Plan, dict[str, Any]]]:
+    """Ask DVC for the graph and for what changed, once; in the project's folder, which DVC takes paths and names to be relative to."""
+    with chdir(root), ExitStack() as stack:
+        with _dvc_errors_explained(root):
+            repo = stack.enter_context(Repo(str(root)))
+            with repo.lock:
+                made, stages = _plan_of(repo, targets, root)
+        yield repo, made, stages
+
+
+def _plan_of(repo: Repo, targets: Sequence[str], root: Path) -> tuple[Plan, dict[str, Any]]:
+    graph = get_active_graph(repo.index.graph)
+    stages = plan_repro(graph, _wanted(repo.index.stages, targets, root))
+    names = {stage: _name(stage) for stage in stages}
+    steps: dict[str, Step] = {}
+    for stage in stages:
+        reads = set(graph.successors(stage))
+        upstream = tuple(names[other] for other in stages if other in reads)
+        stale = any(steps[name].stale for name in upstream) or bool(stage.changed())
+        steps[names[stage]] = Step(name=names[stage], upstream=upstream, stale=stale, meta=stage.meta or {})
+    return Plan(steps=tuple(steps.values())), {name: stage for stage, name in names.items()}
+
+
+class _Turn:
+    """DVC's code runs in the thread that has the turn, under DVC's lock of the repository."""
+
+    def __init__(self, lock: Any) -> None:
+        self._mutex, self._lock = threading.Lock(), lock
+
+    def __enter__(self) -> None:
+        self._mutex.acquire()
+        try:
+            self._lock.lock()
+        except BaseException:
+            self._mutex.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._lock.unlock()
+        finally:
+            self._mutex.release()
+
+    @contextmanager
+    def given_away(self) -> Iterator[None]:
+        """Let others have the turn while the block runs."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+
+class _CommandFailedError(Exception):
+    """The command of a stage ended with a code other than 0, or its inputs changed meanwhile."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class _Command:
+    """Runs the command of one stage in place of DVC's own runner: in a process group of its own, its lines handed on."""
+
+    def __init__(self, root: Path, turn: _Turn, on_line: OnLine) -> None:
+        self._root, self._turn, self._on_line = root, turn, on_line
+        self.ran = False
+
+    def __call__(self, stage: Any) -> None:
+        self.ran = True
+        self._on_line(f"Running stage '{stage.addressing}':")
+        prepared = dvc_run.prepare_kwargs(stage)
+        for command in dvc_run._enforce_cmd_list(stage.cmd):
+            self._on_line(f"> {command}")
+            words = dvc_run._make_cmd(dvc_run.get_executable(), command)
+            with self._turn.given_away():
+                code = self._run(words, Path(prepared["cwd"]), prepared["env"])
+            if code != 0:
+                raise _CommandFailedError(f"its command exited with {code}", code)
+        if changed := [str(dep) for dep in stage.deps if dep.workspace_status()]:
+            raise _CommandFailedError(
+                f"{', '.join(changed)} changed while it ran, so nobody knows which its outputs are of; run the same command again",
+                ExitCode.UNFIT_ENVIRONMENT,
+            )
+
+    def _run(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> int:
+        with RUNNING.command(words, folder=folder, environment=_environment(environment)) as process:
+            for line in process.stdout or ():
+                self._on_line(line.rstrip("\n"))
+        return int(process.returncode)
+
+
+class _Thread(threading.local):
+    command: _Command
+    on_line: OnLine
+
+
+_THREAD = _Thread()
+"""What the stage that the present thread runs hands its command and its lines to."""
+
+
+@contextmanager
+def _commands_in_threads() -> Iterator[None]:
+    """Have DVC leave commands to `_Command`, which gives the turn away; DVC's own runner would release a lock that others rely on."""
+
+    def run(stage: Any, *_: object, **__: object) -> None:
+        _THREAD.command(stage)
+
+    with replaced(dvc_run, "cmd_run", run), replaced(dvc_run, "unlocked_repo", lambda work: work):
+        yield
+
+
+class _Handler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        on_line = getattr(_THREAD, "on_line", None)
+        if on_line is not None and (text := record.getMessage()):
+            on_line(text if record.levelno < logging.WARNING else f"{record.levelname}: {text}")
+
+
+@contextmanager
+def _lines_to_threads() -> Iterator[None]:
+    """Have what DVC logs go to the stage that the thread runs, and not to the terminal."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [list(logger.handlers) for logger in loggers]
+    handler = _Handler(logging.INFO)
+    for logger in loggers:
+        logger.handlers[:] = [handler]
+    try:
+        yield
+    finally:
+        for logger, handlers in zip(loggers, before, strict=True):
+            logger.handlers[:] = handlers
+
+
+def _environment(given: Mapping[str, str]) -> dict[str, str]:
+    tools = f"{Path(sys.executable).parent}{os.pathsep}{given.get('PATH', os.defpath)}"
+    return {**given, "PATH": tools, "PYTHONUNBUFFERED": "1"}
+
+
+def _explained(error: Exception, root: Path) -> Exception:
+    """Return what stopped DVC, a full disk or a read-only one as the project's own error."""
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            try:
+                with disk_errors_explained(Path(cause.filename or root)):
+                    raise cause
+            except DcnasError as explained:
+                return explained
+    return error if str(error) else DvcException(": ".join(filter(None, map(str, _causes(error)))) or repr(error))
+
+
+def _name(stage: Any) -> str:
+    """Return the stage's address in the project's folder; DVC's own `addressing` depends on the current one."""
+    own = getattr(stage, "name", None)
+    if own is None:
+        return str(stage.path_in_repo)
+    return str(own) if stage.path_in_repo == _PIPELINE else f"{stage.path_in_repo}:{own}"
+
+
+def _wanted(stages: Iterable[Any], targets: Sequence[str], root: Path) -> list[Any]:
+    known = {stage.name: stage for stage in stages if stage.path_in_repo == _PIPELINE}
+    if not known:
+        raise BadInputError(f"{root / _PIPELINE} has no pipeline stages.", remedy="cd into the clone")
+    if not targets:
+        return list(known.values())
+    return list(dict.fromkeys(known[name] for target in targets for name in _matching(target, list(known))))
+
+
+def _matching(target: str, names: list[str]) -> list[str]:
+    found = [name for name in names if target in (name, group_of(name))]
+    if not found:
+        choices = dict.fromkeys([*(group_of(name) for name in names), *names])
+        near = difflib.get_close_matches(target, choices, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+        raise BadInputError(
+            f"There is no pipeline stage {target!r} in {_PIPELINE}.",
+            remedy=f"{hint}all are shown by: dvc stage list --name-only",
+        )
+    return found
+
+
+@contextmanager
+def _dvc_errors_explained(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except LockError as error:
+        raise UnfitEnvironmentError(
+            f"Another dvc process is at work in {root}: {error}", remedy="wait for it to end, then run the same again"
+        ) from error
+    except DvcException as error:
+        message = ": ".join(map(str, _causes(error)))
+        remedy = "correct it, then ask: dvc status"
+        if _LOCK in message and (root / _LOCK_COPY).is_file():
+            remedy = f"take back the copy made before the last flow: cp {_LOCK_COPY} {_LOCK}"
+        raise BadInputError(f"DVC cannot read the pipeline: {message}", where=root, remedy=remedy) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
