@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from dcnas_harness.errors import BadInputError, CorruptArtefactError, DcnasError
-from dcnas_harness.files import read_json, sha256_of
+from dcnas_harness.errors import BadInputError, DcnasError
+from dcnas_harness.files import sha256_of
 from dcnas_lineage.cells import derive
 from dcnas_lineage.lock import Lock, md5_as_locked
-from dcnas_lineage.records import read_genotype, read_json_record, read_record, read_search, read_training
+from dcnas_lineage.records import read_genotype, read_record, read_search, read_training
 from dcnas_schema.cells import Cell, CellMap
+from dcnas_schema.json_files import read_json_record
 from dcnas_schema.latency import ENTRIES, ProfileMetadata
 from dcnas_schema.parquet import read_parquet
+from dcnas_schema.photo_records import ChosenGenotype
 from dcnas_schema.provenance import Provenance
 from dcnas_schema.search_log import ArchitectureRecord
 
@@ -71,10 +71,7 @@ def load_cell_map(table: Path, root: Path) -> CellMap:
             f"There is no table {table}: {path} does not exist.",
             remedy=f"known are {', '.join(known) or 'none; run: dvc repro'}",
         )
-    try:
-        return CellMap.model_validate(read_json(path))
-    except ValidationError as error:
-        raise CorruptArtefactError(f"{path} is not a cell map:\n{error}", remedy="run: dvc repro tabulate") from error
+    return read_json_record(path, CellMap)
 
 
 def find_cells(cell_map: CellMap, name: str | None) -> list[Cell]:
@@ -226,12 +223,13 @@ def _of_chosen(path: Path) -> Provenance | None:
     folder = path.parents[1]
     if not (folder / "provenance.json").is_file():
         return None
-    chosen, provenance = read_json(path), read_json_record(folder / "provenance.json", Provenance)
-    search = f"/{chosen.get('search')}/{chosen.get('search_seed')}/"
+    chosen = read_json_record(path, ChosenGenotype)
+    provenance = read_json_record(folder / "provenance.json", Provenance)
+    search = f"/{chosen.search}/{chosen.search_seed}/"
     inputs = {
         source: sha256
         for source, sha256 in provenance.inputs.items()
-        if search in f"/{source}" or (chosen.get("drawn") is not None and source.endswith("profile.parquet"))
+        if search in f"/{source}" or (chosen.drawn is not None and source.endswith("profile.parquet"))
     }
     return provenance.model_copy(update={"inputs": inputs})
 

@@ -180,7 +180,7 @@ def train_step(run: Run, state: State, batch: SceneBatch, sigmas: Tensor) -> Ten
         output = run.model(image, batch.corners)
     loss = scene_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call] # torch
+    loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
     state.optimizer.step()
     return loss.detach()
 

@@ -137,7 +137,7 @@ def photo_step(run: PhotoRun, state: PhotoState, batch: PhotoBatch, *, epoch: in
         output: SpaceOutput = run.model(image)
     loss = photo_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call] # torch
+    loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
     if run.params.grad_clip is not None:
         nn.utils.clip_grad_norm_(run.model.parameters(), run.params.grad_clip, foreach=True)
     state.optimizer.step()
