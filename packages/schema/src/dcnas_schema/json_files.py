@@ -24,7 +24,9 @@ def read_json_record(path: Path, kind: type[_Kind], *, remedy: str | None = None
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise CorruptArtefactError(f"{path} does not exist.", remedy=remedy or "run: dvc repro (or dvc pull)") from error
+        raise CorruptArtefactError(
+            f"{path} does not exist.", remedy=remedy or "run: dvc repro (or dvc pull)"
+        ) from error
     except (ValidationError, OSError) as error:
         raise CorruptArtefactError(
             f"{path} is no {kind.__name__} that this version can read:\n{error}",
