@@ -76,18 +76,18 @@ def load_cell_map(table: Path, root: Path) -> CellMap:
 
 def find_cells(cell_map: CellMap, name: str | None) -> list[Cell]:
     """
-    Return the cell called "ROW,COLUMN" (without the unit in parentheses too), or all cells for `None`.
+    Return the cell called "ROW,COLUMN" (without the unit in parentheses too, where only one is meant), or all cells for `None`.
 
     Raises:
-        BadInputError: No cell has this name.
+        BadInputError: No cell has this name, or several have it without what stands in parentheses.
     """
     if name is None:
         return list(cell_map.cells)
     names = {f"{cell.row},{cell.column}": cell for cell in cell_map.cells}
-    short = {key.rsplit(" (", 1)[0]: cell for key, cell in names.items()}
-    cell = names.get(name) or short.get(name)
+    short = [key for key, cell in names.items() if f"{cell.row},{cell.column.rsplit(' (', 1)[0]}" == name]
+    cell = names.get(short[0] if len(short) == 1 and name not in names else name)
     if cell is None:
-        near = difflib.get_close_matches(name, [*names], n=3, cutoff=0.3)
+        near = short or difflib.get_close_matches(name, [*names], n=3, cutoff=0.3)
         raise BadInputError(
             f"{cell_map.table} has no cell {name!r}.",
             remedy=f"near are {'; '.join(near) or 'none'} (give it as 'ROW,COLUMN')",

@@ -35,7 +35,8 @@ from dcnas_training.execution import Execution, choose_device, keep_freed_memory
 from dcnas_training.search_latency import NetLatency, Reach
 from dcnas_training.seeds import derive_seed
 
-_CODE = ("dcnas_search_supernet", "dcnas_training", "dcnas_nets", "dcnas_data")
+_CODE = ("dcnas_search_supernet", "dcnas_training", "dcnas_nets", "dcnas_latency", "dcnas_data", "dcnas_schema")
+"""The predictor too, which the latency loss is made of, and the search space."""
 _SPLITS = ("train", "validation")
 """Weights are trained on the first, the architecture on the second."""
 

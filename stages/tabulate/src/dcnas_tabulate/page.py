@@ -107,7 +107,7 @@ def provenance_items(records: Sequence[Provenance], table: str) -> list[tuple[st
     return [
         ("commit", ", ".join(commits)),
         ("changed since the commit", ", ".join(dirty) or "nothing"),
-        ("seeds", ", ".join(sorted({str(record.seed) for record in records}))),
+        ("seeds", ", ".join(map(str, sorted({record.seed for record in records if record.seed is not None})))),
         ("versions", ", ".join(f"{name} {' or '.join(found)}" for name, found in versions.items())),
         ("to check a cell", f"dcnas audit results/{table} --cell 'ROW,COLUMN'"),
     ]

@@ -8,6 +8,7 @@ from dcnas_schema.photo_records import PhotoEvaluationMetadata
 from dcnas_schema.photos import PhotosMetadata
 from dcnas_schema.provenance import DeviceCard
 from dcnas_tabulate import sentences
+from dcnas_tabulate.layout import device_key
 from dcnas_tabulate.paper_rows import CLEAN
 from dcnas_tabulate.photo_layout import LEFT_OUT, TWO_MODELS, PhotoRun, PhotoTables, is_random
 from dcnas_tabulate.photo_records import SearchRun
@@ -31,14 +32,21 @@ _OF_TABLE = {
 }
 
 
-def photo_footer(settings: PhotoTables, splits: dict[str, PhotosMetadata], table: PhotoTable) -> str:
-    """Return the notes under a printed table: facts of its own records, and of the photo set."""
+def photo_footer(settings: PhotoTables, splits: dict[str, PhotosMetadata], table: PhotoTable, *, warning: str) -> str:
+    """
+    Return the notes under a printed table: facts of its own records, and of the photo set.
+
+    Args:
+        warning: What is to be said against the latency profile; empty where nothing is.
+    """
     runs = table.trained
+    predicted = any(m.latency.predicted is not None for m in _metadata(runs))
     paragraphs = [
+        f"**{warning}**" if warning and predicted else "",
         photo_reading(settings, runs),
         photo_table_note(table),
         photo_doubts(table.table),
-        f"Preset {settings.preset}. {photo_data_note(splits, runs)}",
+        f"Preset {settings.preset}. {photo_data_note(settings, splits, runs)}",
     ]
     bullets = [
         *photo_protocol_lines(runs),
@@ -48,10 +56,11 @@ def photo_footer(settings: PhotoTables, splits: dict[str, PhotosMetadata], table
     return sentences.footer(paragraphs, bullets)
 
 
-def search_footer(settings: PhotoTables, runs: Sequence[SearchRun]) -> str:
-    """Return the notes under the printed table of searches."""
+def search_footer(settings: PhotoTables, runs: Sequence[SearchRun], *, warning: str) -> str:
+    """Return the notes under the printed table of searches; `warning` as that of `photo_footer`."""
     bullets = [f"device: {card.name}, {card.threads} threads" for card in search_cards(runs)]
-    return sentences.footer([search_reading(settings, runs)], bullets)
+    loud = f"**{warning}**" if warning and runs else ""
+    return sentences.footer([loud, search_reading(settings, runs)], bullets)
 
 
 def photo_reading(settings: PhotoTables, runs: Sequence[PhotoRun]) -> str:
@@ -77,6 +86,9 @@ def photo_reading(settings: PhotoTables, runs: Sequence[PhotoRun]) -> str:
             "Predicted: by the latency profile, median over seeds [ends of the intervals]; beside it how far it is off, in per cent of "
             "what was measured. Nets outside the search space, and decoders of MBConvs, cannot be predicted."
         )
+    apart = {m.latency.not_comparable for m in found if m.latency.predicted is not None} - {None}
+    if apart:
+        parts.append(f"Not compared: {'; '.join(sorted(map(str, apart)))}.")
     if any(is_random(run.spec) for run in runs):
         parts.append("Random subnets: another one each seed, of the same predicted latency as the searched net.")
     parts.append(f"A row that params.yaml does not run is {LEFT_OUT}.")
@@ -96,7 +108,7 @@ def photo_doubts(table: Table) -> str:
     return sentences.doubts(table, again=", repeat its evaluation (dvc repro --force --single-item)")
 
 
-def photo_data_note(splits: dict[str, PhotosMetadata], runs: Sequence[PhotoRun]) -> str:
+def photo_data_note(settings: PhotoTables, splits: dict[str, PhotosMetadata], runs: Sequence[PhotoRun]) -> str:
     """Return what the figures are of, and where that differs from the paper."""
     first, counts = splits["train"], {split: metadata.images for split, metadata in splits.items()}
     note = (
@@ -106,7 +118,9 @@ def photo_data_note(splits: dict[str, PhotosMetadata], runs: Sequence[PhotoRun])
     found = _metadata(runs)
     sizes, epochs = {m.image_size for m in found}, {m.epochs for m in found}
     batches = {m.latency.measured.batch for m in found if m.latency.measured is not None}
-    training = counts["train"] + counts["validation"]
+    training = counts["train"] + (counts["validation"] if settings.train_on == "train_and_validation" else 0)
+    devices = len({device_key(m.card) for m in found if m.latency.measured is not None})
+    on = "one device" if devices == 1 else f"{devices} devices"
     differences = [
         (bool(sizes - {PAPER_SIZE}), f"{either(f'{s}x{s}' for s in sizes)} pixels (paper: {PAPER_SIZE}x{PAPER_SIZE})"),
         (len(first.classes) != PAPER_CLASSES, f"{len(first.classes)} classes (paper: {PAPER_CLASSES})"),
@@ -114,7 +128,7 @@ def photo_data_note(splits: dict[str, PhotosMetadata], runs: Sequence[PhotoRun])
         (training != PAPER_PHOTOS, f"{training:,} photos to train on (paper: {PAPER_PHOTOS:,})"),
         (bool(epochs - {PAPER_EPOCHS}), f"{either(epochs)} epochs (paper: {PAPER_EPOCHS})"),
         (bool(batches - {PAPER_BATCH}), f"timed passes of {either(batches)} photos (paper: {PAPER_BATCH})"),
-        (bool(batches), "latency synchronised, on one device (paper: not synchronised, GeForce RTX 3090)"),
+        (bool(batches), f"latency synchronised, on {on} (paper: not synchronised, GeForce RTX 3090)"),
     ]
     return sentences.unlike_the_paper(note, differences)
 
@@ -148,11 +162,19 @@ def search_reading(settings: PhotoTables, runs: Sequence[SearchRun]) -> str:
         parts.append(
             f"Searched for {either(epochs)} epochs (paper: {PAPER_SEARCH_EPOCHS}) on {either(images)} photos for weights."
         )
+    sizes = sorted(
+        {(run.derived.setting.height, run.derived.setting.width, run.derived.setting.classes) for run in runs}
+    )
+    if sizes:
+        parts.append(
+            f"MACs of one photo of {' or '.join(f'{h}x{w} pixels, {classes} classes' for h, w, classes in sizes)}."
+        )
     reasons = sorted({run.derived.not_measured for run in runs if run.derived.not_measured is not None})
     if reasons:
         parts.append(f"Not measured: {'; '.join(reasons)}.")
-    if any(run.derived.measured is not None and run.derived.measured.noisy for run in runs):
-        parts.append(f"{NOISY} Noisy, not to be relied on; the genotype has the counts.")
+    noise = {reason for run in runs if run.derived.measured is not None for reason in run.derived.measured.noise}
+    if noise:
+        parts.append(f"{NOISY} Noisy, not to be relied on: {'; '.join(sorted(noise))}. The genotypes have the counts.")
     parts.append(f"A search that params.yaml does not run is {LEFT_OUT}. Seeds: {either(settings.search_seeds)}.")
     return " ".join(parts)
 

@@ -68,7 +68,7 @@ def write_photo_page(report: Report, out: Path) -> None:
     provenances += [run.derived.provenance for run in report.searches]
     parts = [
         f"<h1>dcnas on photos: preset {html.escape(settings.preset)}</h1>",
-        _note(photo_data_note(report.splits, runs)),
+        _note(photo_data_note(settings, report.splits, runs)),
         _note(photo_reading(settings, runs)),
         _banner(noisy_banner(report.profile)),
         *(tables[number] for number in ("2", "3", "4", "5", "6")),
