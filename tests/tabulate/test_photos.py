@@ -33,6 +33,7 @@ from dcnas_tabulate.drawing import THEMES, new_figure
 from dcnas_tabulate.labels import label_points
 from dcnas_tabulate.paper_rows import CLEAN, PAPER_ROWS, Book
 from dcnas_tabulate.photo_layout import LEFT_OUT, PhotoRun, PhotoTables, table_rows
+from dcnas_tabulate.photo_records import read_photo_runs
 from dcnas_tabulate.photo_tables import NAMES
 
 Workshop = Any
@@ -378,6 +379,18 @@ def test_the_value_of_a_sum_of_ranges_is_the_sum_of_the_means(photo_workshop: Wo
     with (results / "table_3.csv").open(newline="", encoding="utf-8") as file:
         macs = {row["model"]: float(row["macs_m"]) for row in csv.DictReader(file) if row["macs_m"]}
     assert macs["UNet-S + C-NAS S"] == pytest.approx(macs["UNet-S"] + macs["C-NAS S"])
+
+
+def test_a_noisy_latency_is_marked_in_the_figures(photo_workshop: Workshop) -> None:
+    """A point whose latency is not to be relied on bears the dagger behind its name, as its cell does; a quiet one does not."""
+    for model, noise in (("c_nas_s", ("throttled",)), ("dc_nas_s", ())):
+        photo_workshop.record(model, levels=quality(), median_ms=4.0, noise=noise)
+    settings = dataclasses.replace(
+        PhotoTables.of(photo_workshop.params), run_models=("c_nas_s", "dc_nas_s"), seeds=(0,)
+    )
+    runs = read_photo_runs(settings, photo_workshop.sources.records)
+    points = photo_figures.points_of(runs, "top1_pct", confidence=0.95, at_zero=False)
+    assert [point.label for point in points] == [f"{runs[0].label} †", runs[1].label]
 
 
 @pytest.mark.usefixtures("undrawn")

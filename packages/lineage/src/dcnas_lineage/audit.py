@@ -119,8 +119,9 @@ class _Walk:
 
     def _cell_problem(self, cell: Cell) -> str | None:
         printed = self._printed.get((cell.row, cell.column))
-        if printed != cell.text:
-            return f"the table prints {printed!r}, its cell map says {cell.text!r}"
+        wanted = f"**{cell.text}**" if cell.marked_better else cell.text
+        if printed != wanted:
+            return f"the table prints {printed!r}, its cell map says {wanted!r}"
         try:
             derived = derive(cell, confidence=self._map.confidence, root=self._root).text
         except (DcnasError, OSError, KeyError, ValueError) as error:
@@ -243,7 +244,7 @@ def _hashes(locked: Path, path: Path) -> tuple[str, str] | None:
 
 
 def _printed_cells(table: Path) -> dict[tuple[str, str], str]:
-    """Return (row, column) -> text of the Markdown table in a file, without the mark of better cells; empty where it is no text."""
+    """Return (row, column) -> text of the Markdown table in a file, the mark of better cells included; empty where it is no text."""
     try:
         lines = [line for line in table.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     except (OSError, UnicodeDecodeError):
@@ -252,4 +253,4 @@ def _printed_cells(table: Path) -> dict[tuple[str, str], str]:
     if not rows:
         return {}
     titles = rows[0]
-    return {(row[0], title): text.strip("*") for row in rows[2:] for title, text in zip(titles, row, strict=False)}
+    return {(row[0], title): text for row in rows[2:] for title, text in zip(titles, row, strict=False)}

@@ -37,8 +37,9 @@ _FIGURE_4 = (
 )
 _FIGURE_5 = "The paper draws this figure without printing its values: only ours are shown."
 _FIGURE_6 = (
-    "Filled: ours, on this device and these photos. Hollow, on axes of their own: the figures of the paper's Table 3. Bars: interval over "
-    "seeds, where there are three or more. The values of the paper's own Figure 6 (clean photos) are not printed there."
+    "Filled: ours, on this device and these photos; † behind a name: its latency is noisy, not to be relied on. Hollow, on axes of their "
+    "own: the figures of the paper's Table 3. Bars: interval over seeds, where there are three or more. The values of the paper's own "
+    "Figure 6 (clean photos) are not printed there."
 )
 
 
