@@ -11,17 +11,19 @@ import pytest
 from pydantic import TypeAdapter
 
 from dcnas_derive_genotype.__main__ import main
-from dcnas_derive_genotype.choose import ChoiceJob, ChoiceSettings, choose_genotype, choose_genotypes, read_genotype
+from dcnas_derive_genotype.choose import ChoiceJob, ChoiceSettings, choose_genotype, choose_genotypes
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_harness.files import sha256_of
 from dcnas_latency.files import read_profile
 from dcnas_latency.models import predict_model, predict_space_net
 from dcnas_latency.predictor import Predictor
 from dcnas_schema.genotype import Genotype, parts_of, uniform_genotype
+from dcnas_schema.json_files import read_json_record
 from dcnas_schema.latency import LatencySetting
 from dcnas_schema.photo_models import PhotoModelSpec
 from dcnas_schema.photo_records import ChosenGenotype
 from dcnas_schema.photo_runs import PhotoRunsParams, SearchRunsParams
+from dcnas_schema.search_log import DerivedGenotype
 
 Choose = Callable[..., ChosenGenotype]
 
@@ -76,7 +78,7 @@ def random(**values: Any) -> dict[str, Any]:
 def test_a_search_gives_its_derived_genotype(choose: Choose, tiny_genotype: Path) -> None:
     """The genotype of the search is taken, with its name and seed."""
     chosen = choose(kind="d_nas", search="small")
-    assert chosen.genotype == read_genotype(tiny_genotype).genotype
+    assert chosen.genotype == read_json_record(tiny_genotype, DerivedGenotype).genotype
     assert (chosen.model, chosen.seed, chosen.search, chosen.search_seed, chosen.drawn) == (
         "model",
         0,
@@ -101,7 +103,7 @@ def test_a_random_subnet_has_the_latency_of_the_search(
     """Within the tolerance its predicted latency, as the kind of net that is trained, is that of the search's genotype."""
     spec = spec_of(kind=kind, **random(like="small", tolerance_pct=2.0))
     chosen = choose(kind=kind, **random(like="small", tolerance_pct=2.0))
-    derived = read_genotype(tiny_genotype).genotype
+    derived = read_json_record(tiny_genotype, DerivedGenotype).genotype
     assert chosen.genotype is not None
     target = predict_space_net(spec, derived, *predictor).ms  # type: ignore[arg-type] # a net of the space
     found = predict_space_net(spec, chosen.genotype, *predictor).ms  # type: ignore[arg-type]

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from dcnas_derive_genotype.job import Job, Settings, derive_job, read_architecture
+from dcnas_derive_genotype.job import Job, Settings, derive_job
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import write_json
 from dcnas_latency.card import device_card
 from dcnas_latency.files import write_profile
 from dcnas_latency.in_setting import why_not_measurable
 from dcnas_schema.genotype import parts_of
+from dcnas_schema.json_files import read_json_record
 from dcnas_schema.latency import (
     Calibration,
     Entry,
@@ -190,5 +191,5 @@ def test_a_damaged_architecture_is_refused(
     """What does not fit the space exits 4 and is named."""
     content = {**architecture(provenance()).model_dump(mode="json"), **change}
     write_json(tmp_path / "architecture.json", content)
-    with pytest.raises(CorruptArtefactError, match=r"architecture\.json is not an architecture"):
-        read_architecture(tmp_path / "architecture.json")
+    with pytest.raises(CorruptArtefactError, match=r"architecture\.json is no ArchitectureRecord"):
+        read_json_record(tmp_path / "architecture.json", ArchitectureRecord)

@@ -20,7 +20,8 @@ from dcnas_data.scenes import read_scenes
 from dcnas_evaluate import job as job_module
 from dcnas_evaluate import latency as latency_module
 from dcnas_evaluate.job import Job, evaluate_job
-from dcnas_harness.errors import CorruptArtefactError
+from dcnas_evaluate.score import row_of
+from dcnas_harness.errors import CorruptArtefactError, NumericalError
 from dcnas_harness.files import sha256_of
 from dcnas_latency.call import CallPlan, CallTiming, Context, MeasuredCall
 from dcnas_latency.canary import CanaryStore
@@ -498,3 +499,14 @@ def test_a_slip_of_the_finger_is_answered_before_torch_is_imported(
     assert told in done.stderr
     assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["error", "ssim"])
+def test_a_score_that_is_no_number_stops_the_evaluation(name: str) -> None:
+    """A net that restores NaN ends with a NumericalError that names level and score; no record holds what no mean can take."""
+    scores = {key: torch.tensor([0.1, 0.2]) for key in ("noisy_error", "noisy_ssim", "error", "ssim")}
+    with pytest.raises(NumericalError, match=rf"{name}.*sigma 0\.5"):
+        row_of(0.5, {**scores, name: torch.tensor([0.1, float("nan")])})
+    assert row_of(0.0, {**scores, "error": torch.tensor([0.0, 0.1])})["psnr_db"] == float(
+        "inf"
+    )  # restored to the last bit

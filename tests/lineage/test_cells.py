@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dcnas_harness.errors import BadInputError, CorruptArtefactError
+from dcnas_lineage.audit import find_cells
 from dcnas_lineage.cells import (
     NOTHING,
     Derived,
@@ -19,7 +21,7 @@ from dcnas_lineage.cells import (
     paired_interval_excludes_zero,
     seed_values,
 )
-from dcnas_schema.cells import Cell
+from dcnas_schema.cells import Cell, CellMap
 from dcnas_schema.parquet import with_metadata, write_parquet
 from dcnas_schema.records import RECORD, EvaluationMetadata
 
@@ -132,6 +134,49 @@ def test_a_value_on_which_records_disagree_shows_both(root: Path, write_record: 
     write_parquet(root / "other/record.parquet", with_metadata(RECORD, longer), [])
     found = derived(root, cell("value", "epochs", sources=(source(0), "other/record.parquet"), decimals=0))
     assert (found.text, found.value) == ("3 / 7", None)
+
+
+def test_no_digit_of_a_disputed_value_is_rounded_away(root: Path, write_record: WriteRecord) -> None:
+    """Two counts of a million parameters that differ in the last digit are printed in full, as each alone would be."""
+    metadata = write_record(root / "other", MODEL, 0, levels=[{}])
+    paths = []
+    for count in (1_946_493, 1_946_494):
+        changed = metadata.model_copy(update={"cost": metadata.cost.model_copy(update={"parameters": count})})
+        write_parquet(root / f"{count}/record.parquet", with_metadata(RECORD, changed), [])
+        paths.append(f"{count}/record.parquet")
+    assert derived(root, cell("value", "parameters", sources=tuple(paths), decimals=0)).text == "1946493 / 1946494"
+
+
+def test_a_score_that_is_no_number_is_never_left_out_of_a_mean(root: Path, write_record: WriteRecord) -> None:
+    """A seed whose PSNR is NaN stops the table by the record's name, where the mean of the other seeds would pass for that of all."""
+    write_record(root / f"data/{MODEL}/3", MODEL, 3, levels=[{"psnr_db": 40.0}, {"psnr_db": float("nan")}])
+    with pytest.raises(CorruptArtefactError, match=r"3/record\.parquet.*psnr_db"):
+        derived(root, cell("mean_ci", "psnr_db", seeds=(0, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("r,Top-1, σ=0", "Top-1, σ=0 (%)"),
+        ("r,Latency (ms) on A", "Latency (ms) on A"),
+        ("a (b),Seeds", "Seeds"),
+        ("r,Predicted (ms)", "Predicted (ms)"),
+    ],
+)
+def test_a_cell_is_found_by_its_name_without_the_unit(name: str, column: str) -> None:
+    """Row and column name a cell, the unit in parentheses may be left out; parentheses of the row stay."""
+    columns = [("r", c) for c in ("Latency (ms) on A", "Latency (ms) on B", "Predicted (ms)", "Top-1, σ=0 (%)")]
+    cells = tuple(cell("label", row=row, column=title) for row, title in [*columns, ("a (b)", "Seeds")])
+    cell_map = CellMap(table="t", confidence=0.95, cells=cells, source_sha256={})
+    assert [one.column for one in find_cells(cell_map, name)] == [column]
+
+
+def test_a_name_that_could_be_two_cells_is_refused() -> None:
+    """Latencies of two devices have one name without what stands in and behind the parentheses: the error names both."""
+    cells = tuple(cell("label", column=f"Latency (ms) on {device}") for device in "AB")
+    cell_map = CellMap(table="t", confidence=0.95, cells=cells, source_sha256={})
+    with pytest.raises(BadInputError, match=r"Latency \(ms\) on A.*Latency \(ms\) on B"):
+        find_cells(cell_map, "r,Latency")
 
 
 def timed(root: Path, *medians: float) -> Derived:

@@ -4,9 +4,10 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,12 @@ from dcnas_harness.process import exclusive_run
 from dcnas_latency.card import device_card
 from dcnas_latency.lock import lock_path
 from dcnas_nets.models import build_model
-from dcnas_retrain import loop
+from dcnas_retrain import fingerprint, loop
 from dcnas_retrain.__main__ import main
-from dcnas_schema.params import Params
+from dcnas_schema.params import Params, read_yaml
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
+from dcnas_search_supernet import job as search_job
 from dcnas_training.checkpoints import CheckpointFolder, load_tensors
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
@@ -302,3 +304,29 @@ def test_cuda_that_is_not_there_is_refused_before_the_data(
     monkeypatch.setattr("sys.argv", [str(word) for word in words[1:]])
     with pytest.raises(UnfitEnvironmentError, match=r"device\.kind is cuda"):
         main()
+
+
+@pytest.mark.parametrize(("room", "stage"), [(fingerprint, "retrain"), (search_job, "search_supernet")])
+def test_checkpoints_are_of_all_code_that_dvc_counts_as_the_runs(
+    room: ModuleType, stage: str, monkeypatch: pytest.MonkeyPatch, project: Path
+) -> None:
+    """What makes a training stale for DVC makes its checkpoints stale too: after a change there no run takes old ones up."""
+    packages: list[str] = []
+
+    def digest(_parts: Mapping[str, str], used: Iterable[str]) -> str:
+        packages.extend(used)
+        raise InterruptedError
+
+    monkeypatch.setattr(room, "run_digest", digest)
+    execution: Any = SimpleNamespace(precision="fp32", memory_format="contiguous", device="cpu")
+    job: Any = SimpleNamespace(seed=0)
+    card = SimpleNamespace(kind="cpu", name="", threads=1, torch="")
+    provenance: Any = SimpleNamespace(inputs={}, params_sha256="", seed=0, device=card)
+    folder_of: dict[str, Callable[[], object]] = {
+        "retrain": lambda: fingerprint.checkpoint_folder(Path(), execution=execution, provenance=provenance),
+        "search_supernet": lambda: search_job._checkpoint_folder(job, execution, "plain", provenance),
+    }
+    with pytest.raises(InterruptedError):
+        folder_of[stage]()
+    code = [dep.split("/") for dep in read_yaml(project / "dvc.yaml")["stages"][stage]["deps"] if dep.endswith("/src")]
+    assert {f"dcnas_{name}" for _, name, _ in code} - {"dcnas_harness"} <= set(packages)

@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from dcnas_harness.errors import BadInputError
-from dcnas_schema.params import load_params
+from dcnas_schema.params import load_params, require_model
 from dcnas_schema.photo_models import PhotoModelSpec, images_of, task_of
 from dcnas_schema.photo_records import PHOTO_RECORD, PHOTO_TRAINING_LOG
 from dcnas_schema.records import RECORD, TRAINING_LOG
@@ -65,12 +65,13 @@ def test_slips_in_a_model_are_named(values: dict[str, Any], message: str) -> Non
 
 
 def test_an_unknown_model_is_answered_with_the_known(tmp_path: Path, write_photo_params: Callable[..., Path]) -> None:
-    """A model is found by its name; an unknown one is refused with the known ones."""
+    """A model on photos is found by its name; an unknown one, or one on scenes, is refused with the known ones."""
     path = write_photo_params(tmp_path / "params.yaml")
     settings = load_params(path)
-    assert settings.photo_model_named("unet_s", where=path).kind == "unet"
-    with pytest.raises(BadInputError, match=r"'unet_x'(.|\n)*photo_models(.|\n)*unet_s"):
-        settings.photo_model_named("unet_x", where=path)
+    require_model("unet_s", settings, on_photos=True, where=path)
+    for name in ("unet_x", "classifier_conv_clean"):
+        with pytest.raises(BadInputError, match=rf"'{name}'(.|\n)*photo_models(.|\n)*unet_s"):
+            require_model(name, settings, on_photos=True, where=path)
 
 
 @pytest.mark.parametrize(

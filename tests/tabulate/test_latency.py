@@ -139,7 +139,10 @@ def test_the_heat_map_holds_each_ops_latency_at_its_starting_width(profile: Late
     ]
     assert names == list(OPS)
     assert ms == pytest.approx(np.array(truth) * (1 - law.overlap), rel=0.015)
-    printed = [text.get_text() for text in heat_map(profile.entries, profile.metadata, "light").axes[0].texts]
+    axes = heat_map(profile.entries, profile.metadata, "light").axes[0]
+    printed = [text.get_text() for text in axes.texts]
+    places = [label.get_text().split()[0] for label in axes.get_yticklabels()]
+    assert places == [f"{place.stage}.{place.block + 1}" for place in PLACES]  # counted from one, as in Figure 4
     assert [float(text) for text in printed] == pytest.approx(ms.ravel(), rel=0.01)
 
 

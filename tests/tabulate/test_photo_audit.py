@@ -234,3 +234,13 @@ def test_a_text_changed_by_hand_is_found(audited: Project) -> None:
     (first, *_) = audited.audit("table_3", "DC-NAS S,PSNR (dB)")[0]
     assert first.problem is not None
     assert "the table prints '25.00'" in first.problem
+
+
+def test_a_mark_set_by_hand_is_found(audited: Project) -> None:
+    """A figure printed as better, which its cell map does not call so, is broken at the cell like a changed one."""
+    path = audited.root / "results/table_3.md"
+    write_text(path, path.read_text(encoding="utf-8").replace(" 24.00 ", " **24.00** "))
+    audited.lock()
+    (first, *_) = audited.audit("table_3", "DC-NAS S,PSNR (dB)")[0]
+    assert first.problem is not None
+    assert "the table prints '**24.00**'" in first.problem

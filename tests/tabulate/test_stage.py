@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
@@ -19,13 +20,14 @@ from dcnas_lineage.cells import derive
 from dcnas_schema.cells import CellMap
 from dcnas_schema.params import Params
 from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
-from dcnas_schema.provenance import DeviceCard
-from dcnas_schema.records import RECORD, EvaluationMetadata
+from dcnas_schema.provenance import DeviceCard, Provenance
+from dcnas_schema.records import PANEL, RECORD, EvaluationMetadata, PanelMetadata
 from dcnas_tabulate import job
 from dcnas_tabulate.figures import noisy_curve
 from dcnas_tabulate.job import tabulate
-from dcnas_tabulate.notes import percent
+from dcnas_tabulate.page import provenance_items
 from dcnas_tabulate.records import read_runs
+from dcnas_tabulate.sentences import percent
 
 INTEGRATED, SEQUENTIAL = "dcnet_reduced_integrated", "dcnet_reduced_sequential"
 MODELS = [INTEGRATED, SEQUENTIAL, "unet_s", "classifier_conv_noisy"]
@@ -329,6 +331,22 @@ def test_records_of_two_protocols_are_never_joined(
     assert not (workshop.root / "results").exists()
 
 
+def test_panels_of_other_levels_are_never_joined(workshop: Workshop) -> None:
+    """Figure 3 has one noise level a row: a panel of other levels beside it is refused by its record's name, before anything is written."""
+    levels = [{"psnr_db": 40.0, "ssim": 0.9, "top1_pct": 90.0}] * 2
+    for model in (INTEGRATED, SEQUENTIAL):
+        workshop.record(model, 0, levels)
+    path = workshop.records / SEQUENTIAL / "0/panel.parquet"
+    table, metadata = read_parquet(path, PANEL, PanelMetadata)
+    other = pa.RecordBatch.from_pylist([{**table.to_pylist()[0], "sigma": 0.25}], schema=PANEL)
+    write_parquet(path, with_metadata(PANEL, metadata), [other])
+    with pytest.raises(
+        CorruptArtefactError, match=r"(?s)another protocol.*levels of the panel \(0\.25,\) against \(0\.5,\)"
+    ):
+        workshop.run(models=[INTEGRATED, SEQUENTIAL])
+    assert not (workshop.root / "results").exists()
+
+
 def test_the_record_of_another_architecture_is_refused(workshop: Workshop) -> None:
     """A record of today's name whose net had other widths is not taken for today's net: exit 4, with the command."""
     workshop.pair({INTEGRATED: BETTER[INTEGRATED][:1]})
@@ -562,6 +580,35 @@ def test_the_page_needs_nothing_but_itself(results: Path) -> None:
     assert page.count("data:image/png;base64,") == 2 + 3  # clean and noisy, three models that restore
     for words in ("prefers-color-scheme: dark", "Test CPU", "UNet-S", "11x11 Gaussian window", "Table 8", "29.9"):
         assert words in page
+
+
+def test_the_page_leads_to_the_one_on_photos(results: Path) -> None:
+    """Above everything stands a line with both pages: this one named, the other a link to the file beside it."""
+    page = (results / "index.html").read_text()
+    assert page.index("<nav>") < page.index("<h1>")
+    assert '<a href="photos.html">' in page
+    assert page.count("<nav>") == page.count("aria-current=page") == 1
+    assert "index.html" not in page
+
+
+def test_seeds_stand_in_their_order(provenance: Callable[..., Provenance]) -> None:
+    """Seed 10 comes behind seed 9, not behind seed 1; a stage without a seed has none to name."""
+    records = [provenance(seed=seed) for seed in (10, 9, 1)]
+    records.append(records[0].model_copy(update={"seed": None}))
+    assert dict(provenance_items(records, "table_1"))["seeds"] == "1, 9, 10"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_noisy_latency_is_told_in_the_data_forms(workshop: Workshop) -> None:
+    """Who reads CSV or Parquet sees no dagger: a column beside the latency says which are noisy, and is empty where there is none."""
+    levels = [{"psnr_db": 40.0, "ssim": 0.9}] * 2
+    workshop.record("unet_s", 0, levels, median_ms=60.0, noise=("throttled",))
+    workshop.record("unet_baseline", 0, levels, median_ms=90.0)
+    results = workshop.run(models=["unet_s", "unet_baseline"])
+    found = {row["model"]: row["latency_ms_noisy"] for row in rows(results, "table_7")}
+    assert found == {"noisy input": "", "UNet-S": "True", "UNet": "False"}
+    typed = pq.read_table(results / "table_7.parquet")["latency_ms_noisy"].to_pylist()
+    assert typed == [None, True, False]
 
 
 def notes(results: Path, table: str) -> str:

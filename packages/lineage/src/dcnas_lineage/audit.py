@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from dcnas_harness.errors import BadInputError, CorruptArtefactError, DcnasError
-from dcnas_harness.files import read_json, sha256_of
+from dcnas_harness.errors import BadInputError, DcnasError
+from dcnas_harness.files import sha256_of
 from dcnas_lineage.cells import derive
 from dcnas_lineage.lock import Lock, md5_as_locked
-from dcnas_lineage.records import read_genotype, read_json_record, read_record, read_search, read_training
+from dcnas_lineage.records import read_genotype, read_record, read_search, read_training
 from dcnas_schema.cells import Cell, CellMap
+from dcnas_schema.json_files import read_json_record
 from dcnas_schema.latency import ENTRIES, ProfileMetadata
 from dcnas_schema.parquet import read_parquet
+from dcnas_schema.photo_records import ChosenGenotype
 from dcnas_schema.provenance import Provenance
 from dcnas_schema.search_log import ArchitectureRecord
 
@@ -71,26 +71,23 @@ def load_cell_map(table: Path, root: Path) -> CellMap:
             f"There is no table {table}: {path} does not exist.",
             remedy=f"known are {', '.join(known) or 'none; run: dvc repro'}",
         )
-    try:
-        return CellMap.model_validate(read_json(path))
-    except ValidationError as error:
-        raise CorruptArtefactError(f"{path} is not a cell map:\n{error}", remedy="run: dvc repro tabulate") from error
+    return read_json_record(path, CellMap)
 
 
 def find_cells(cell_map: CellMap, name: str | None) -> list[Cell]:
     """
-    Return the cell called "ROW,COLUMN" (without the unit in parentheses too), or all cells for `None`.
+    Return the cell called "ROW,COLUMN" (without the unit in parentheses too, where only one is meant), or all cells for `None`.
 
     Raises:
-        BadInputError: No cell has this name.
+        BadInputError: No cell has this name, or several have it without what stands in parentheses.
     """
     if name is None:
         return list(cell_map.cells)
     names = {f"{cell.row},{cell.column}": cell for cell in cell_map.cells}
-    short = {key.rsplit(" (", 1)[0]: cell for key, cell in names.items()}
-    cell = names.get(name) or short.get(name)
+    short = [key for key, cell in names.items() if f"{cell.row},{cell.column.rsplit(' (', 1)[0]}" == name]
+    cell = names.get(short[0] if len(short) == 1 and name not in names else name)
     if cell is None:
-        near = difflib.get_close_matches(name, [*names], n=3, cutoff=0.3)
+        near = short or difflib.get_close_matches(name, [*names], n=3, cutoff=0.3)
         raise BadInputError(
             f"{cell_map.table} has no cell {name!r}.",
             remedy=f"near are {'; '.join(near) or 'none'} (give it as 'ROW,COLUMN')",
@@ -122,8 +119,9 @@ class _Walk:
 
     def _cell_problem(self, cell: Cell) -> str | None:
         printed = self._printed.get((cell.row, cell.column))
-        if printed != cell.text:
-            return f"the table prints {printed!r}, its cell map says {cell.text!r}"
+        wanted = f"**{cell.text}**" if cell.marked_better else cell.text
+        if printed != wanted:
+            return f"the table prints {printed!r}, its cell map says {wanted!r}"
         try:
             derived = derive(cell, confidence=self._map.confidence, root=self._root).text
         except (DcnasError, OSError, KeyError, ValueError) as error:
@@ -226,12 +224,13 @@ def _of_chosen(path: Path) -> Provenance | None:
     folder = path.parents[1]
     if not (folder / "provenance.json").is_file():
         return None
-    chosen, provenance = read_json(path), read_json_record(folder / "provenance.json", Provenance)
-    search = f"/{chosen.get('search')}/{chosen.get('search_seed')}/"
+    chosen = read_json_record(path, ChosenGenotype)
+    provenance = read_json_record(folder / "provenance.json", Provenance)
+    search = f"/{chosen.search}/{chosen.search_seed}/"
     inputs = {
         source: sha256
         for source, sha256 in provenance.inputs.items()
-        if search in f"/{source}" or (chosen.get("drawn") is not None and source.endswith("profile.parquet"))
+        if search in f"/{source}" or (chosen.drawn is not None and source.endswith("profile.parquet"))
     }
     return provenance.model_copy(update={"inputs": inputs})
 
@@ -245,7 +244,7 @@ def _hashes(locked: Path, path: Path) -> tuple[str, str] | None:
 
 
 def _printed_cells(table: Path) -> dict[tuple[str, str], str]:
-    """Return (row, column) -> text of the Markdown table in a file, without the mark of better cells; empty where it is no text."""
+    """Return (row, column) -> text of the Markdown table in a file, the mark of better cells included; empty where it is no text."""
     try:
         lines = [line for line in table.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     except (OSError, UnicodeDecodeError):
@@ -254,4 +253,4 @@ def _printed_cells(table: Path) -> dict[tuple[str, str], str]:
     if not rows:
         return {}
     titles = rows[0]
-    return {(row[0], title): text.strip("*") for row in rows[2:] for title, text in zip(titles, row, strict=False)}
+    return {(row[0], title): text for row in rows[2:] for title, text in zip(titles, row, strict=False)}

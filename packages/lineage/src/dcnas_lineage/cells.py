@@ -2,13 +2,14 @@
 
 import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from dcnas_harness.errors import CorruptArtefactError
 from dcnas_lineage.records import AnyEvaluation, measured_of, net_of, read_genotype, read_record, read_search
 from dcnas_schema.cells import Cell
 from dcnas_schema.photo_records import PhotoEvaluationMetadata
@@ -68,15 +69,26 @@ def derive(cell: Cell, *, confidence: float, root: Path) -> Derived:
 
 
 def seed_values(cell: Cell, root: Path) -> list[float]:
-    """Return the cell's pointed-to quantity for each source: its mean over the cell's noise levels; empty where it is not there."""
+    """
+    Return the cell's pointed-to quantity for each source: its mean over the cell's noise levels; empty where it is not there.
+
+    Raises:
+        CorruptArtefactError: A record holds NaN: without it the mean of the others would pass for that of all.
+    """
     values = []
     for source in cell.sources:
         table, _ = read_record(root / source)
         sigmas = table["sigma"].to_numpy()
         column = table[cell.pointer].to_numpy(zero_copy_only=False).astype(float)
-        kept = column[sigmas > 0] if cell.skip_sigma_zero else column[sigmas == 0] if cell.only_sigma_zero else column
-        if len(kept) and not np.isnan(kept).any():
-            values.append(float(kept.mean()))
+        there = table[cell.pointer].is_valid().to_numpy(zero_copy_only=False)
+        wanted = sigmas > 0 if cell.skip_sigma_zero else sigmas == 0 if cell.only_sigma_zero else sigmas >= 0
+        if not wanted.any() or not there[wanted].all():
+            continue
+        if np.isnan(column[wanted]).any():
+            raise CorruptArtefactError(
+                f"{source}: {cell.pointer} holds what is no number.", remedy="evaluate the model again: dvc repro"
+            )
+        values.append(float(column[wanted].mean()))
     return values
 
 
@@ -119,7 +131,7 @@ def _reference(cell: Cell, root: Path) -> Derived:
 def _shared_value(cell: Cell, root: Path) -> Derived:
     found = {_field(read_record(root / source)[1], cell.pointer) for source in cell.sources}
     if len(found) != 1:
-        return Derived(text=" / ".join(f"{value:g}" for value in sorted(found)) or NOTHING, value=None)
+        return Derived(text=" / ".join(f"{value:.{cell.decimals}f}" for value in sorted(found)) or NOTHING, value=None)
     value = found.pop()
     return Derived(text=f"{value:.{cell.decimals}f}", value=value)
 
@@ -176,7 +188,8 @@ def _sum_of_ranges(cell: Cell, root: Path) -> Derived:
     groups = [_fields(group, pointer, root) for group in _grouped(cell.sources, root, _model_of).values()]
     if len(groups) != int(count):
         return Derived(text=NOTHING, value=None)
-    return _ranged([sum(map(min, groups)), sum(map(max, groups))], cell.decimals)
+    found = _ranged([sum(map(min, groups)), sum(map(max, groups))], cell.decimals)
+    return replace(found, value=float(sum(np.mean(group) for group in groups)))
 
 
 def _predicted(cell: Cell, root: Path) -> Derived:
@@ -197,14 +210,17 @@ def _prediction_error(cell: Cell, root: Path) -> Derived:
     if not errors:
         return Derived(text=NOTHING, value=None)
     mean = float(np.mean(errors))
-    return Derived(text=f"{mean:+.{cell.decimals}f}", value=mean, low=min(errors), high=max(errors))
+    mark = _mark(cell.of_measured and bool(doubts_of(cell.sources, root)))
+    return Derived(text=f"{mean:+.{cell.decimals}f}{mark}", value=mean, low=min(errors), high=max(errors))
 
 
 def _of_genotype(cell: Cell, root: Path) -> Derived:
     derived = read_genotype(root / cell.sources[0])
     value, sign = _genotype_field(derived, cell.pointer)
-    text = NOTHING if value is None else f"{value:{sign}.{cell.decimals}f}"
-    return Derived(text=text, value=value)
+    if value is None:
+        return Derived(text=NOTHING, value=None)
+    mark = _mark(cell.of_measured and derived.measured is not None and derived.measured.noisy)
+    return Derived(text=f"{value:{sign}.{cell.decimals}f}{mark}", value=value)
 
 
 def _genotype_field(derived: DerivedGenotype, pointer: str) -> tuple[float | None, str]:
@@ -243,9 +259,12 @@ def _oscillation(cell: Cell, root: Path) -> Derived:
 
 
 def _spread(median: float, low: float, high: float, decimals: int, *, noisy: bool = False) -> Derived:
-    mark = f" {NOISY}" if noisy else ""
-    text = f"{median:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]{mark}"
+    text = f"{median:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]{_mark(noisy)}"
     return Derived(text=text, value=median, low=low, high=high)
+
+
+def _mark(noisy: bool) -> str:
+    return f" {NOISY}" if noisy else ""
 
 
 def _median_of(latencies: Sequence[MeasuredLatency]) -> tuple[float, float, float]:

@@ -2,13 +2,11 @@
 
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
-from dcnas_harness.errors import CorruptArtefactError
+from dcnas_schema.json_files import read_json_record
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.photo_records import (
     PHOTO_RECORD,
@@ -16,12 +14,10 @@ from dcnas_schema.photo_records import (
     PhotoEvaluationMetadata,
     PhotoTrainingMetadata,
 )
-from dcnas_schema.provenance import Record
 from dcnas_schema.records import RECORD, TRAINING_LOG, EvaluationMetadata, MeasuredLatency, TrainingMetadata
 from dcnas_schema.search_log import SEARCH_LOG, DerivedGenotype, SearchMetadata
 
 AnyEvaluation = EvaluationMetadata | PhotoEvaluationMetadata
-_Json = TypeVar("_Json", bound=Record)
 
 
 @cache
@@ -50,24 +46,6 @@ def read_search(path: Path) -> tuple[pa.Table, SearchMetadata]:
 def read_genotype(path: Path) -> DerivedGenotype:
     """Return what derive_genotype wrote; each file is read once a process."""
     return read_json_record(path, DerivedGenotype)
-
-
-def read_json_record(path: Path, kind: type[_Json]) -> _Json:
-    """
-    Return a typed JSON record.
-
-    Raises:
-        CorruptArtefactError: It is missing or not of this kind.
-    """
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)") from error
-    except (ValidationError, OSError) as error:
-        raise CorruptArtefactError(
-            f"{path} is no {kind.__name__} that this version can read:\n{error}",
-            remedy=f"delete it, then run: dvc checkout {path} (or dvc repro)",
-        ) from error
 
 
 def measured_of(metadata: AnyEvaluation) -> MeasuredLatency | None:

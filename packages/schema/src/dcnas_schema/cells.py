@@ -57,6 +57,8 @@ class Cell(Record):
     skip_sigma_zero: bool = False
     only_sigma_zero: bool = False
     """Which noise levels the mean is over, where not over all."""
+    of_measured: bool = False
+    """Whether a figure that follows from a measured latency bears the mark of one that is not to be relied on."""
     marked_better: bool = False
     sources: tuple[str, ...]
     """Paths of the files that the cell was computed from, in the order of the seeds."""

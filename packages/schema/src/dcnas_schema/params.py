@@ -68,6 +68,7 @@ __all__ = [  # the sections too, so that their readers need not know which file 
     "digest_of",
     "load_params",
     "read_yaml",
+    "require_model",
 ]
 
 
@@ -194,6 +195,24 @@ def load_params(path: Path) -> Params:
             f"{path} is not a valid parameter file:\n{problems}",
             remedy=f"correct {path.name}; presets/ holds valid ones",
         ) from error
+
+
+def require_model(name: str, params: Params, *, on_photos: bool, where: Path) -> None:
+    """
+    Check that `params` describe a model, one on scenes or one on photos.
+
+    Args:
+        where: The file that the parameters stand in.
+
+    Raises:
+        BadInputError: There is none of that name.
+    """
+    section = "photo_models" if on_photos else "models"
+    known = tuple(params.photo_models if on_photos else params.models)
+    if name not in known:
+        raise BadInputError(
+            f"No model is named {name!r}.", where=f"{where}: {section}", remedy=f"known are {', '.join(known)}"
+        )
 
 
 def read_yaml(path: Path) -> Any:

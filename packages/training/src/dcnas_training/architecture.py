@@ -88,7 +88,7 @@ class ArchitectureOptimizer:
         """Take one step downhill on `loss`; asks the device for nothing."""
         parameters = self._architecture.parameters()
         self._adam.zero_grad(set_to_none=True)
-        loss.backward(inputs=parameters)  # type: ignore[no-untyped-call] # torch
+        loss.backward(inputs=parameters)  # type: ignore[no-untyped-call] # torch gives it no types
         torch.nn.utils.clip_grad_norm_(parameters, self._clip, foreach=True)
         self._adam.step()
         self._architecture.renormalise()

@@ -21,7 +21,7 @@ class EagerAdam(torch.optim.Adam):
     """
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override] # torch declares overloads
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override] # torch declares overloads, of which one form suffices here
         """Take one step; see `torch.optim.Adam.step`."""
         loss: Tensor | None = _UNCOMPILED_STEP(self, closure)
         return loss
@@ -40,7 +40,7 @@ class EagerSGD(torch.optim.SGD):
     """`torch.optim.SGD` for eager training; the same arithmetic, bit for bit: see `EagerAdam`."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override] # torch declares overloads
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override] # torch declares overloads, of which one form suffices here
         """Take one step; see `torch.optim.SGD.step`."""
         loss: Tensor | None = _UNCOMPILED_SGD_STEP(self, closure)
         return loss

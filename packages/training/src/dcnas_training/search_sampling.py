@@ -64,7 +64,7 @@ class HostCopy:
         self._source = tensor.detach()
         self._on_device = tensor.device.type == "cuda"
         self._host = torch.empty(tensor.shape, pin_memory=True) if self._on_device else self._source
-        self._arrived = torch.cuda.Event() if self._on_device else None  # type: ignore[no-untyped-call] # torch
+        self._arrived = torch.cuda.Event() if self._on_device else None  # type: ignore[no-untyped-call] # torch gives it no types
         self.refresh()
 
     def refresh(self) -> None:

@@ -37,7 +37,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     For layers that draw from it and take no other, such as dropout of torch and of libraries.
     """
     if device.type == "cuda":
-        torch.cuda.init()  # type: ignore[no-untyped-call] # torch
+        torch.cuda.init()  # type: ignore[no-untyped-call] # torch gives it no types
         source = torch.cuda.default_generators[device.index or 0]
     else:
         source = torch.default_generator

@@ -5,17 +5,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from dcnas_harness.console import progress
-from dcnas_harness.errors import CorruptArtefactError
-from dcnas_harness.files import write_json
 from dcnas_latency.card import device_card
 from dcnas_latency.files import read_profile
 from dcnas_latency.models import draw_subnet, predict_space_net
 from dcnas_latency.predictor import Predictor
 from dcnas_lineage.collect import collect_provenance
 from dcnas_schema.genotype import Genotype, uniform_genotype
+from dcnas_schema.json_files import read_json_record, write_json_record
 from dcnas_schema.latency import ProfileMetadata
 from dcnas_schema.params import Section, digest_of
 from dcnas_schema.photo_models import PhotoModelSpec, RandomChoice, SpaceSpec
@@ -69,7 +67,7 @@ def choose_genotypes(job: ChoiceJob, out: Path) -> None:
             derived = _derived_path(job, name, seed)
             read += [derived] if derived is not None and derived not in read else []
             chosen = choose_genotype(job, name, seed)
-            write_json(out / name / f"{seed}.json", chosen.model_dump(mode="json"))
+            write_json_record(out / name / f"{seed}.json", chosen)
             report.update(done, name)
     provenance = collect_provenance(
         stage="choose_genotypes",
@@ -79,7 +77,7 @@ def choose_genotypes(job: ChoiceJob, out: Path) -> None:
         inputs=(*read, job.profile),
         device=device_card("cpu"),
     )
-    write_json(out / "provenance.json", provenance.model_dump(mode="json"))
+    write_json_record(out / "provenance.json", provenance)
 
 
 def choose_genotype(job: ChoiceJob, name: str, seed: int) -> ChosenGenotype:
@@ -98,7 +96,7 @@ def choose_genotype(job: ChoiceJob, name: str, seed: int) -> ChosenGenotype:
     if spec.uniform is not None:
         return nothing.model_copy(update={"genotype": uniform_genotype(spec.uniform.op, spec.uniform.expand_ratio)})
     path = _derived_path(job, name, seed)
-    derived = None if path is None else read_genotype(path)
+    derived = None if path is None else read_json_record(path, DerivedGenotype)
     if derived is not None:
         nothing = nothing.model_copy(update={"search": derived.search, "search_seed": derived.seed})
     if spec.random is None:
@@ -106,24 +104,6 @@ def choose_genotype(job: ChoiceJob, name: str, seed: int) -> ChosenGenotype:
         return nothing.model_copy(update={"genotype": derived.genotype})
     genotype, drawn = _drawn(job, spec, spec.random, derived, seed)
     return nothing.model_copy(update={"genotype": genotype, "drawn": drawn})
-
-
-def read_genotype(path: Path) -> DerivedGenotype:
-    """
-    Read what derive_genotype wrote.
-
-    Raises:
-        CorruptArtefactError: The file is missing or is no derived genotype.
-    """
-    try:
-        return DerivedGenotype.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)") from error
-    except (ValidationError, OSError) as error:
-        raise CorruptArtefactError(
-            f"{path} is no derived genotype that this version can read:\n{error}",
-            remedy=f"delete it, then run: dvc checkout {path} (or dvc repro)",
-        ) from error
 
 
 def _derived_path(job: ChoiceJob, name: str, seed: int) -> Path | None:

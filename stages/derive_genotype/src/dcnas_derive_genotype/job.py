@@ -1,14 +1,10 @@
 """From the architecture that a search ends with to the genotype, with what it is predicted, counted and measured to cost."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
-from dcnas_harness.errors import CorruptArtefactError
-from dcnas_harness.files import read_json, write_json
 from dcnas_latency.call import CallPlan
 from dcnas_latency.card import device_card
 from dcnas_latency.files import read_profile
@@ -18,6 +14,7 @@ from dcnas_lineage.collect import collect_provenance
 from dcnas_nets.macs import count_macs, count_parameters
 from dcnas_nets.space import build_space_net
 from dcnas_schema.genotype import Genotype, parts_of
+from dcnas_schema.json_files import read_json_record, write_json_record
 from dcnas_schema.latency import LatencySetting, ProfileMetadata
 from dcnas_schema.params import DeviceParams, Section, digest_of
 from dcnas_schema.provenance import DeviceCard
@@ -57,7 +54,7 @@ def derive_job(job: Job, out: Path) -> DerivedGenotype:
     device = choose_device(job.settings.device)
     keep_freed_memory()
     card = device_card(device)
-    found = read_architecture(job.architecture)
+    found = read_json_record(job.architecture, ArchitectureRecord)
     entries, profile = read_profile(job.profile)
     genotype = genotype_of(found)
     measured, reason = _measure(job.settings.derive_genotype, found.spec.kind, genotype, profile, card)
@@ -82,26 +79,8 @@ def derive_job(job: Job, out: Path) -> DerivedGenotype:
             device=card,
         ),
     )
-    write_json(out, record.model_dump(mode="json"))
+    write_json_record(out, record)
     return record
-
-
-def read_architecture(path: Path) -> ArchitectureRecord:
-    """
-    Read what a search ends with.
-
-    Raises:
-        CorruptArtefactError: The file is missing, damaged or not of this kind.
-    """
-    content = read_json(path)
-    try:
-        return ArchitectureRecord.model_validate_json(
-            json.dumps(content)
-        )  # Sections are strict: JSON's lists are tuples to them alone so
-    except ValidationError as error:
-        raise CorruptArtefactError(
-            f"{path} is not an architecture that this version can read:\n{error}", remedy="run: dvc repro"
-        ) from error
 
 
 def genotype_of(found: ArchitectureRecord) -> Genotype:

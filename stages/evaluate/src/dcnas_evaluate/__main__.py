@@ -11,13 +11,15 @@ Expect: record.parquet (one row a noise level) and panel.parquet (sample images)
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from dcnas_evaluate.timing import timing_process
-from dcnas_harness.errors import BadInputError
+from dcnas_harness.asking import Ask
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_main
-from dcnas_schema.params import load_params
+from dcnas_schema.params import Params, load_params, require_model
 
 
 def main() -> None:
@@ -45,53 +47,38 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent()
     let_idle_threads_sleep()
-    if arguments.photos is not None:
-        _evaluate_on_photos(arguments)
-    else:
-        _evaluate_on_scenes(arguments)
-
-
-def _evaluate_on_scenes(arguments: argparse.Namespace) -> None:
     params = load_params(arguments.params)
-    if arguments.model not in params.models:
-        raise BadInputError(
-            f"No model is named {arguments.model!r}.",
-            where=f"{arguments.params}: models",
-            remedy=f"known are {', '.join(params.models)}",
-        )
+    require_model(arguments.model, params, on_photos=arguments.photos is not None, where=arguments.params)
     require_writable(arguments.out)
-    with exclusive_run(arguments.out, arguments.scratch), timing_process(params.evaluate.latency) as ask:
-        # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
+    latency = (params.evaluate if arguments.photos is None else params.evaluate_photos).latency
+    with exclusive_run(arguments.out, arguments.scratch), timing_process(latency) as ask:
+        evaluate = _evaluation(params, arguments)
+        evaluate(arguments.out, ask)
+
+
+def _evaluation(params: Params, arguments: argparse.Namespace) -> Callable[[Path, Ask | None], None]:
+    """Return what evaluates the model and writes into a folder, asking who times."""
+    model, seed, trained, scratch = arguments.model, arguments.seed, arguments.trained, arguments.scratch
+    # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
+    if arguments.photos is None:
         from dcnas_evaluate.job import Job, evaluate_job
 
-        job = Job(
-            model=arguments.model,
-            seed=arguments.seed,
-            params=params,
-            scenes=arguments.scenes,
-            trained=arguments.trained,
-            scratch=arguments.scratch,
+        of_scenes = Job(
+            model=model, seed=seed, params=params, scenes=arguments.scenes, trained=trained, scratch=scratch
         )
-        evaluate_job(job, arguments.out, ask)
+        return partial(evaluate_job, of_scenes)
+    from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job
 
-
-def _evaluate_on_photos(arguments: argparse.Namespace) -> None:
-    params = load_params(arguments.params)
-    params.photo_model_named(arguments.model, where=arguments.params)
-    require_writable(arguments.out)
-    with exclusive_run(arguments.out, arguments.scratch), timing_process(params.evaluate_photos.latency) as ask:
-        from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job  # here, for the same reason
-
-        job = PhotoJob(
-            model=arguments.model,
-            seed=arguments.seed,
-            settings=params,
-            photos=arguments.photos,
-            trained=arguments.trained,
-            profile=arguments.profile,
-            scratch=arguments.scratch,
-        )
-        evaluate_photo_job(job, arguments.out, ask)
+    of_photos = PhotoJob(
+        model=model,
+        seed=seed,
+        settings=params,
+        photos=arguments.photos,
+        trained=trained,
+        profile=arguments.profile,
+        scratch=scratch,
+    )
+    return partial(evaluate_photo_job, of_photos)
 
 
 if __name__ == "__main__":

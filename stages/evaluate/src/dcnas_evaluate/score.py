@@ -8,6 +8,7 @@ from torch import Tensor
 from dcnas_data.loader import ResidentScenes, SceneBatch
 from dcnas_data.noise import evaluation_noise
 from dcnas_harness.console import progress
+from dcnas_harness.errors import NumericalError
 from dcnas_nets.models import Output, SceneModel
 from dcnas_schema.params import EvaluateParams, NoiseParams
 from dcnas_training.execution import Execution
@@ -94,7 +95,18 @@ def _score(output: Output, noisy: Tensor, batch: SceneBatch) -> dict[str, Tensor
 
 
 def row_of(sigma: float, scores: dict[str, Tensor]) -> dict[str, Any]:
-    """Return a row of `RECORD` from scores image by image, float64; columns of a task that has none are null."""
+    """
+    Return a row of `RECORD` from scores image by image, float64; columns of a task that has none are null.
+
+    Raises:
+        NumericalError: A score is NaN.
+    """
+    for name, values in scores.items():
+        if values.isnan().any():
+            raise NumericalError(
+                f"The score {name!r} of {int(values.isnan().sum())} of {len(values)} test images is no number at sigma {sigma:g}.",
+                remedy="evaluate in fp32 (precision: fp32 of this pipeline stage), or train the model again",
+            )
     noisy_psnr = float(psnr_db(scores["noisy_error"]).mean())
     row: dict[str, Any] = {
         "sigma": sigma,

@@ -10,12 +10,13 @@ Expect: weights.safetensors and log.parquet; same machine, seed and threads: the
 """
 
 import argparse
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_main
-from dcnas_schema.params import load_params
+from dcnas_schema.params import Params, load_params, require_model
 
 
 def main() -> None:
@@ -39,48 +40,34 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent()
     let_idle_threads_sleep()
-    if arguments.photos is not None:
-        _train_on_photos(arguments)
-    else:
-        _train_on_scenes(arguments)
-
-
-def _train_on_scenes(arguments: argparse.Namespace) -> None:
     params = load_params(arguments.params)
-    if arguments.model not in params.models:
-        raise BadInputError(
-            f"No model is named {arguments.model!r}.",
-            where=f"{arguments.params}: models",
-            remedy=f"known are {', '.join(params.models)}",
-        )
+    require_model(arguments.model, params, on_photos=arguments.photos is not None, where=arguments.params)
     require_writable(arguments.out)
+    checkpoints, train = _training(params, arguments)
+    with exclusive_run(arguments.out, arguments.scratch), exclusive_run(checkpoints, arguments.scratch):
+        train(arguments.out)
+
+
+def _training(params: Params, arguments: argparse.Namespace) -> tuple[Path, Callable[[Path], None]]:
+    """Return the folder of the run's checkpoints, and what trains and writes into a folder."""
+    model, seed, scratch = arguments.model, arguments.seed, arguments.scratch
     # here, because torch takes seconds to import: a mistyped name is answered before them, and Ctrl-C in them ends as quietly as later
-    from dcnas_retrain.job import Job, checkpoints_of, train_job
+    if arguments.photos is None:
+        from dcnas_retrain.job import Job, checkpoints_of, train_job
 
-    job = Job(
-        model=arguments.model, seed=arguments.seed, params=params, scenes=arguments.scenes, scratch=arguments.scratch
-    )
-    with exclusive_run(arguments.out, arguments.scratch), exclusive_run(checkpoints_of(job), arguments.scratch):
-        train_job(job, arguments.out)
-
-
-def _train_on_photos(arguments: argparse.Namespace) -> None:
-    params = load_params(arguments.params)
-    params.photo_model_named(arguments.model, where=arguments.params)
-    require_writable(arguments.out)
-    # here, because torch takes seconds to import
+        of_scenes = Job(model=model, seed=seed, params=params, scenes=arguments.scenes, scratch=scratch)
+        return checkpoints_of(of_scenes), partial(train_job, of_scenes)
     from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
 
-    job = PhotoJob(
-        model=arguments.model,
-        seed=arguments.seed,
+    of_photos = PhotoJob(
+        model=model,
+        seed=seed,
         settings=params,
         photos=arguments.photos,
         genotype=arguments.genotype,
-        scratch=arguments.scratch,
+        scratch=scratch,
     )
-    with exclusive_run(arguments.out, arguments.scratch), exclusive_run(photo_checkpoints_of(job), arguments.scratch):
-        train_photo_job(job, arguments.out)
+    return photo_checkpoints_of(of_photos), partial(train_photo_job, of_photos)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcnas_harness.console import progress
 from dcnas_harness.errors import CorruptArtefactError, NumericalError
@@ -33,11 +33,48 @@ class Course:
     """Section of params.yaml that a remedy names."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """
+    What changes while training: every field goes into each checkpoint, and with the epoch's number nothing else decides the next step.
+
+    A recipe adds what else it has: generators, and what has `state_dict` and `load_state_dict`.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    rows: list[dict[str, Any]]
+    """The log so far, one row an epoch."""
+
+    def to_save(self) -> dict[str, Any]:
+        """Return the state as nested dicts of tensors and JSON values."""
+        return {field.name: _saved(getattr(self, field.name)) for field in fields(self)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take up a saved state; a missing part is a `KeyError`, never a silent default."""
+        for field in fields(self):
+            _take_back(getattr(self, field.name), saved[field.name])
+
+
+def _saved(part: Any) -> Any:
+    if isinstance(part, torch.Generator):
+        return part.get_state()
+    return part if isinstance(part, list) else part.state_dict()
+
+
+def _take_back(part: Any, saved: Any) -> None:
+    if isinstance(part, torch.Generator):
+        part.set_state(saved)
+    elif isinstance(part, list):
+        part[:] = saved
+    else:
+        part.load_state_dict(saved)
+
+
 class Learner(ABC):
     """What learns in a training run: it knows its data, its model, and how both are used."""
 
-    rows: list[dict[str, Any]]
-    """The log so far, one row an epoch."""
+    state: TrainingState
 
     @abstractmethod
     def rate(self) -> float:
@@ -54,14 +91,6 @@ class Learner(ABC):
     @abstractmethod
     def advance(self, epoch: int, validation_loss: float | None) -> None:
         """Set the learning rate for the epoch after `epoch`."""
-
-    @abstractmethod
-    def to_save(self) -> dict[str, Any]:
-        """Return the state as nested dicts of tensors and JSON values: all that decides the next step."""
-
-    @abstractmethod
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take up a saved state; a missing part is a `KeyError`, never a silent default."""
 
 
 def run_course(course: Course, learner: Learner) -> list[dict[str, Any]]:
@@ -83,12 +112,12 @@ def run_course(course: Course, learner: Learner) -> list[dict[str, Any]]:
             if validation_loss is not None and not math.isfinite(validation_loss):
                 raise _not_finite("validation loss", epoch, "validation", rate, course)
             learner.advance(epoch, validation_loss)
-            learner.rows.append({"epoch": epoch, "learning_rate": rate, "train_loss": loss, **scores})
+            learner.state.rows.append({"epoch": epoch, "learning_rate": rate, "train_loss": loss, **scores})
             _save(course, learner, epoch, rate)
             speed = course.samples / (time.monotonic() - began)
             validated = "" if validation_loss is None else f", validation {validation_loss:.4f}"
             report.update(epoch, f"loss {loss:.4f}{validated}, {speed:.0f} {course.unit}/s")
-    return learner.rows
+    return learner.state.rows
 
 
 def _take_up(course: Course, learner: Learner) -> int:
@@ -97,7 +126,7 @@ def _take_up(course: Course, learner: Learner) -> int:
         return 0
     done, saved = checkpoint
     try:
-        learner.restore(saved)
+        learner.state.restore(saved)
     except KeyError as error:
         raise CorruptArtefactError(
             f"The checkpoint of epoch {done} lacks {error}.",
@@ -127,7 +156,7 @@ def _check_finite(losses: list[Tensor], checked: int, epoch: int, rate: float, c
 
 def _save(course: Course, learner: Learner, epoch: int, rate: float) -> None:
     try:
-        course.checkpoints.save(epoch, learner.to_save())
+        course.checkpoints.save(epoch, learner.state.to_save())
     except ValueError as error:  # finite losses, but weights or averages overflowed
         raise _not_finite("state of the model or of its optimiser", epoch, "the last", rate, course) from error
 

@@ -9,7 +9,8 @@ from dcnas_lineage.inputs import run_digest
 from dcnas_schema.provenance import DeviceCard, Provenance
 from dcnas_training.execution import Execution
 
-_CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data")
+_CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data", "dcnas_schema")
+"""The schema too: it holds the search space, whose sizes are the net's."""
 
 
 def checkpoint_folder(siblings: Path, *, execution: Execution, provenance: Provenance) -> Path:

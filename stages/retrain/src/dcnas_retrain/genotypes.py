@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from dcnas_harness.errors import BadInputError, CorruptArtefactError
+from dcnas_harness.errors import BadInputError
 from dcnas_schema.genotype import uniform_genotype
+from dcnas_schema.json_files import read_json_record
 from dcnas_schema.photo_models import PhotoModelSpec, SpaceSpec
 from dcnas_schema.photo_records import ChosenGenotype
 
@@ -20,7 +19,7 @@ def chosen_genotype(name: str, spec: PhotoModelSpec, *, seed: int, path: Path | 
         CorruptArtefactError: The file is missing or damaged.
     """
     if path is not None:
-        return _checked(read_chosen(path), name, spec, seed=seed, path=path)
+        return _checked(read_json_record(path, ChosenGenotype), name, spec, seed=seed, path=path)
     genotype = None
     if isinstance(spec, SpaceSpec):
         if spec.uniform is None:
@@ -30,24 +29,6 @@ def chosen_genotype(name: str, spec: PhotoModelSpec, *, seed: int, path: Path | 
             )
         genotype = uniform_genotype(spec.uniform.op, spec.uniform.expand_ratio)
     return ChosenGenotype(model=name, seed=seed, genotype=genotype, search=None, search_seed=None, drawn=None)
-
-
-def read_chosen(path: Path) -> ChosenGenotype:
-    """
-    Read what choose_genotypes wrote.
-
-    Raises:
-        CorruptArtefactError: The file is missing or is no chosen genotype.
-    """
-    try:
-        return ChosenGenotype.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)") from error
-    except (ValidationError, OSError) as error:
-        raise CorruptArtefactError(
-            f"{path} is no chosen genotype that this version can read:\n{error}",
-            remedy=f"delete it, then run: dvc checkout {path} (or dvc repro)",
-        ) from error
 
 
 def _checked(found: ChosenGenotype, name: str, spec: PhotoModelSpec, *, seed: int, path: Path) -> ChosenGenotype:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from dcnas_data.loader import ResidentScenes, SceneBatch
 from dcnas_data.noise import add_training_noise, evaluation_noise
 from dcnas_nets.models import SceneModel
-from dcnas_retrain.epochs import Course, Learner, run_course
+from dcnas_retrain.epochs import Course, Learner, TrainingState, run_course
 from dcnas_schema.params import NoiseParams, RetrainParams
 from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.execution import Execution
@@ -53,35 +53,12 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
-    """What changes while training: all of it goes into each checkpoint, and nothing else decides the next step."""
+class State(TrainingState):
+    """What changes while training on scenes."""
 
-    model: SceneModel
-    optimizer: torch.optim.Optimizer
     schedule: ReduceLROnPlateau
     shuffle: torch.Generator
     noise: torch.Generator
-    rows: list[dict[str, Any]]
-
-    def to_save(self) -> dict[str, Any]:
-        """Return the state as nested dicts of tensors and JSON values."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "shuffle": self.shuffle.get_state(),
-            "noise": self.noise.get_state(),
-            "rows": self.rows,
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take up a saved state; a missing part is a `KeyError`, never a silent default."""
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.schedule.load_state_dict(saved["schedule"])
-        self.shuffle.set_state(saved["shuffle"])
-        self.noise.set_state(saved["noise"])
-        self.rows[:] = saved["rows"]
 
 
 def train(run: Run) -> list[dict[str, Any]]:
@@ -107,10 +84,11 @@ def train(run: Run) -> list[dict[str, Any]]:
 class _SceneLearner(Learner):
     """A model of Sec. 3 on scenes: Adam, and a rate that falls on a plateau of the validation loss."""
 
+    state: State
+
     def __init__(self, run: Run) -> None:
         self.run = run
         self.state = start_state(run)
-        self.rows = self.state.rows
         self.sigmas = torch.tensor(run.noise.sigmas, device=run.execution.device)
         self.validation = list(_validation_batches(run))
 
@@ -149,12 +127,6 @@ class _SceneLearner(Learner):
         assert validation_loss is not None, "there are always validation scenes"
         self.state.schedule.step(validation_loss)
 
-    def to_save(self) -> dict[str, Any]:
-        return self.state.to_save()
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        self.state.restore(saved)
-
 
 def start_state(run: Run) -> State:
     """Put the model on its device and return the state before the first step."""
@@ -180,7 +152,7 @@ def train_step(run: Run, state: State, batch: SceneBatch, sigmas: Tensor) -> Ten
         output = run.model(image, batch.corners)
     loss = scene_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call] # torch
+    loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
     state.optimizer.step()
     return loss.detach()
 

@@ -11,7 +11,7 @@ from dcnas_data.noise import add_uniform_noise
 from dcnas_data.photo_loader import PhotoBatch, PhotoStore
 from dcnas_data.photo_views import CentreView, RandomView
 from dcnas_nets.space import SpaceOutput
-from dcnas_retrain.epochs import Course, Learner, run_course
+from dcnas_retrain.epochs import Course, Learner, TrainingState, run_course
 from dcnas_schema.photo_models import Images
 from dcnas_schema.photo_params import PhotoViewParams
 from dcnas_schema.photo_training import PhotoNoiseParams, RetrainPhotosParams
@@ -53,39 +53,14 @@ class PhotoRun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhotoState:
-    """What changes while training: all of it goes into each checkpoint, and with the epoch's number nothing else decides the next step."""
+class PhotoState(TrainingState):
+    """What changes while training on photos."""
 
-    model: nn.Module
-    optimizer: EagerSGD
     shuffle: torch.Generator
     crops: torch.Generator
     """Random crops, flips and factors, on the device."""
     jitter_order: torch.Generator
     noise: torch.Generator
-    rows: list[dict[str, Any]]
-
-    def to_save(self) -> dict[str, Any]:
-        """Return the state as nested dicts of tensors and JSON values."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "shuffle": self.shuffle.get_state(),
-            "crops": self.crops.get_state(),
-            "jitter_order": self.jitter_order.get_state(),
-            "noise": self.noise.get_state(),
-            "rows": self.rows,
-        }
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take up a saved state; a missing part is a `KeyError`, never a silent default."""
-        self.model.load_state_dict(saved["model"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.shuffle.set_state(saved["shuffle"])
-        self.crops.set_state(saved["crops"])
-        self.jitter_order.set_state(saved["jitter_order"])
-        self.noise.set_state(saved["noise"])
-        self.rows[:] = saved["rows"]
 
 
 def train_on_photos(run: PhotoRun) -> list[dict[str, Any]]:
@@ -137,7 +112,7 @@ def photo_step(run: PhotoRun, state: PhotoState, batch: PhotoBatch, *, epoch: in
         output: SpaceOutput = run.model(image)
     loss = photo_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
     state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call] # torch
+    loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
     if run.params.grad_clip is not None:
         nn.utils.clip_grad_norm_(run.model.parameters(), run.params.grad_clip, foreach=True)
     state.optimizer.step()
@@ -155,17 +130,18 @@ def _network_input(run: PhotoRun, state: PhotoState, batch: PhotoBatch) -> Tenso
 class _PhotoLearner(Learner):
     """A model of Sec. 4 on photos: SGD, and a rate that falls along a cosine."""
 
+    state: PhotoState
+
     def __init__(self, run: PhotoRun) -> None:
         self.run = run
         self.state = start_photo_state(run)
-        self.rows = self.state.rows
         self.view = RandomView(run.view, draws=self.state.crops, order=self.state.jitter_order)
         self.centre = CentreView(run.view)
 
     def rate(self) -> float:
         """Return the learning rate of the epoch that the log has no row of yet."""
         return cosine_rate(
-            len(self.rows) + 1,
+            len(self.state.rows) + 1,
             epochs=self.run.epochs,
             peak=self.run.peak_rate,
             warmup=self.run.params.warmup,
@@ -221,11 +197,3 @@ class _PhotoLearner(Learner):
     def advance(self, epoch: int, validation_loss: float | None) -> None:
         """Do nothing: the epoch alone decides the rate."""
         del epoch, validation_loss
-
-    def to_save(self) -> dict[str, Any]:
-        """Return the state."""
-        return self.state.to_save()
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        """Take up a saved state."""
-        self.state.restore(saved)

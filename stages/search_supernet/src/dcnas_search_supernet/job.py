@@ -8,8 +8,7 @@ import pyarrow as pa
 import torch
 
 from dcnas_data.photo_loader import PhotoStore
-from dcnas_harness.errors import BadInputError, CorruptArtefactError
-from dcnas_harness.files import read_json, write_json
+from dcnas_harness.errors import BadInputError
 from dcnas_latency.card import device_card
 from dcnas_latency.files import read_profile, require_space
 from dcnas_latency.lock import device_lock
@@ -19,10 +18,11 @@ from dcnas_lineage.inputs import run_digest
 from dcnas_nets.mixed import Form
 from dcnas_nets.supernet import build_supernet
 from dcnas_schema.genotype import STAGE_DEPTHS
+from dcnas_schema.json_files import read_json_record, write_json_record
 from dcnas_schema.latency import ProfileMetadata
 from dcnas_schema.params import DeviceParams, Section, digest_of
 from dcnas_schema.parquet import with_metadata, write_parquet
-from dcnas_schema.provenance import DeviceCard, Provenance
+from dcnas_schema.provenance import DeviceCard, Provenance, Record
 from dcnas_schema.search_log import SEARCH_LOG, ArchitectureRecord, Reachable, SearchMetadata
 from dcnas_schema.search_params import SearchSpec, SearchSupernetParams
 from dcnas_schema.space import PLACES
@@ -35,7 +35,8 @@ from dcnas_training.execution import Execution, choose_device, keep_freed_memory
 from dcnas_training.search_latency import NetLatency, Reach
 from dcnas_training.seeds import derive_seed
 
-_CODE = ("dcnas_search_supernet", "dcnas_training", "dcnas_nets", "dcnas_data")
+_CODE = ("dcnas_search_supernet", "dcnas_training", "dcnas_nets", "dcnas_latency", "dcnas_data", "dcnas_schema")
+"""The predictor too, which the latency loss is made of, and the search space."""
 _SPLITS = ("train", "validation")
 """Weights are trained on the first, the architecture on the second."""
 
@@ -70,6 +71,13 @@ class _Target:
 
     ms: float
     reference_ms: float | None
+
+
+class _Reference(Record):
+    """What is kept of a timed net of the literature."""
+
+    net: str
+    ms: float
 
 
 def search_job(job: Job, out: Path) -> None:
@@ -188,14 +196,10 @@ def _target(job: Job, profile: ProfileMetadata, card: DeviceCard, folder: Path, 
     assert target.to is not None
     path = folder / "reference.json"
     if path.is_file():
-        record = read_json(path)
-        try:
-            measured = float(record["ms"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptArtefactError(f"{path} does not hold a latency.", remedy=f"delete {folder}") from error
+        measured = read_json_record(path, _Reference, remedy=f"delete {folder}").ms
     else:
         measured = reference_latency_ms(target.to, profile, card)
-        write_json(path, {"net": target.to, "ms": measured})
+        write_json_record(path, _Reference(net=target.to, ms=measured))
     return _Target(ms=target.relative * measured, reference_ms=measured)
 
 
@@ -245,7 +249,7 @@ def _write(
         reference_ms=target.reference_ms,
         provenance=provenance,
     )
-    write_json(out / "architecture.json", record.model_dump(mode="json"))
+    write_json_record(out / "architecture.json", record)
 
 
 def _rows(values: torch.Tensor) -> tuple[tuple[float, ...], ...]:

@@ -65,7 +65,7 @@ class WeightSteps:
         with self._execution.autocast():
             outputs = self._net.paths(images.network_input, paths, depth_weights)
         losses = torch.stack([task_loss(output, images, self._loss) for output in outputs])
-        losses.sum().backward()  # type: ignore[no-untyped-call] # torch
+        losses.sum().backward()  # type: ignore[no-untyped-call] # torch gives it no types
         nn.utils.clip_grad_norm_(self._parameters, self._clip, foreach=True)
         self._give_momentum()
         self._optimizer.step()

@@ -217,7 +217,7 @@ def _place_label(number: int, metadata: ProfileMetadata) -> str:
     place = PLACES[number]
     key = block_key(place, "k3_e3", padded(metadata.setting.height), padded(metadata.setting.width))
     size = f"{key.height}x{key.width}"
-    return f"{place.stage}.{place.block}  {place.in_channels:3} → {place.out_channels:3}  {size:>7}"
+    return f"{place.stage}.{place.block + 1}  {place.in_channels:3} → {place.out_channels:3}  {size:>7}"
 
 
 def _around(values: Sequence[float]) -> tuple[float, float]:

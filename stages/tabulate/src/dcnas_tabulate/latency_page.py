@@ -11,8 +11,8 @@ from dcnas_harness.files import sha256_of
 from dcnas_latency.files import read_profile
 from dcnas_schema.latency import Entry, GateCheck, ProfileMetadata
 from dcnas_tabulate.latency_figures import FIGURES
-from dcnas_tabulate.notes import card_items, percent
 from dcnas_tabulate.page import drawing, list_html
+from dcnas_tabulate.sentences import card_items, percent
 
 _COLUMNS = ("section", "item", "quantity", "value", "unit", "limit", "passed", "note")
 _READING = (

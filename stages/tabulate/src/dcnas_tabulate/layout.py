@@ -47,6 +47,8 @@ class Column:
     only_sigma_zero: bool = False
     compare: int = 0
     """+1: higher is better, -1: lower; 0: never marked."""
+    of_measured: bool = False
+    """Whether the figure follows from a measured latency and bears its mark."""
     device: DeviceKey | None = None
     """Only records made on this device fill the column."""
 

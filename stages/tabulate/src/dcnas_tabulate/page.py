@@ -9,8 +9,9 @@ from dcnas_schema.params import Params
 from dcnas_schema.provenance import Provenance
 from dcnas_tabulate.drawing import inline_svg
 from dcnas_tabulate.layout import Column, Run
-from dcnas_tabulate.notes import accepted_lines, card_items, cards, data_note, doubts, protocol_lines, reading
+from dcnas_tabulate.notes import cards, data_note, doubts, protocol_lines, reading
 from dcnas_tabulate.panel import PANEL_STYLE, panel_html
+from dcnas_tabulate.sentences import accepted_lines, card_items
 from dcnas_tabulate.tables import Table, printed
 
 _STYLE = """
@@ -37,9 +38,14 @@ svg.figure * { stroke-linejoin: round; stroke-linecap: butt; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.2rem; }
 dt { font-weight: 600; }
 dd { margin: 0; overflow-wrap: anywhere; }
+nav { font-size: .9rem; }
+nav a { color: var(--accent); }
 p.note { font-size: .9rem; max-width: 60rem; }
 p.noisy { background: #d55e00; color: #000000; font-weight: 700; max-width: 60rem; padding: .6rem .9rem; }
 """
+
+_PAGES = {"index.html": "two-digit scenes and the latency profile", "photos.html": "photographs and searches"}
+"""The pages that stand beside each other in the folder of results, and what each is of."""
 
 
 def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out: Path, *, latency: str = "") -> None:
@@ -69,17 +75,26 @@ def write_page(params: Params, runs: Sequence[Run], tables: Sequence[Table], out
 
 def write_html(path: Path, title: str, parts: Iterable[str], *, style: str = "") -> None:
     """
-    Write a page of `parts`, which are HTML; empty ones are left out.
+    Write a page of `parts`, which are HTML, below a line that leads to the other page; empty ones are left out.
 
     Args:
         style: Further rules, behind those that every page has.
     """
-    body = "\n".join(part for part in parts if part)
+    body = "\n".join(part for part in (_navigation(path.name), *parts) if part)
     write_text(
         path,
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n",
     )
+
+
+def _navigation(here: str) -> str:
+    """Return the line that names all pages: this one as where the reader is, the other as a link, which needs no server."""
+    items = [
+        f"<b aria-current=page>{title}</b>" if name == here else f'<a href="{name}">{title}</a>'
+        for name, title in _PAGES.items()
+    ]
+    return f"<nav>Results: {' | '.join(items)}</nav>"
 
 
 def provenance_items(records: Sequence[Provenance], table: str) -> list[tuple[str, str]]:
@@ -92,7 +107,7 @@ def provenance_items(records: Sequence[Provenance], table: str) -> list[tuple[st
     return [
         ("commit", ", ".join(commits)),
         ("changed since the commit", ", ".join(dirty) or "nothing"),
-        ("seeds", ", ".join(sorted({str(record.seed) for record in records}))),
+        ("seeds", ", ".join(map(str, sorted({record.seed for record in records if record.seed is not None})))),
         ("versions", ", ".join(f"{name} {' or '.join(found)}" for name, found in versions.items())),
         ("to check a cell", f"dcnas audit results/{table} --cell 'ROW,COLUMN'"),
     ]

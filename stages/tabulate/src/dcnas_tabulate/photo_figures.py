@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dcnas_harness.files import write_text
-from dcnas_lineage.cells import half_width, latencies_of
+from dcnas_lineage.cells import NOISY, doubts_of, half_width, latencies_of
 from dcnas_lineage.records import read_record
 from dcnas_schema.photo_models import CNasSpec, SpaceSpec
 from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
@@ -62,7 +62,8 @@ def points_of(runs: Sequence[PhotoRun], quantity: str, *, confidence: float, at_
     points = []
     for run in runs:
         curve = _levels(run, quantity)
-        latencies = latencies_of([path.as_posix() for path in run.paths], Path())
+        sources = [path.as_posix() for path in run.paths]
+        latencies = latencies_of(sources, Path())
         sigmas = np.array(run.metadata[0].protocol.sigmas) if run.metadata else np.array([])
         levels = sigmas == 0 if at_zero else np.full(len(sigmas), fill_value=True)
         if curve is None or not latencies or not levels.any():
@@ -70,7 +71,7 @@ def points_of(runs: Sequence[PhotoRun], quantity: str, *, confidence: float, at_
         seeds = [float(value) for value in curve[:, levels].mean(1)]
         points.append(
             Point(
-                label=run.label,
+                label=f"{run.label} {NOISY}" if doubts_of(sources, Path()) else run.label,
                 latency_ms=float(np.median([latency.median_ms for latency in latencies])),
                 value=float(np.mean(seeds)),
                 half=half_width(seeds, confidence) if len(seeds) >= _FEWEST_SEEDS else None,

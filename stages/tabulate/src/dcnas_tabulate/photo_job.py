@@ -8,7 +8,7 @@ from dcnas_harness.console import progress
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import write_json
 from dcnas_schema.cells import SPREADS
-from dcnas_tabulate.latency_page import LatencyResult
+from dcnas_tabulate.latency_page import LatencyResult, noisy_banner
 from dcnas_tabulate.paper_rows import Book
 from dcnas_tabulate.photo_figures import draw_figure_5, draw_figure_6, write_photo_curves
 from dcnas_tabulate.photo_layout import PhotoTables, table_rows
@@ -58,13 +58,16 @@ def tabulate_photos(settings: PhotoTables, sources: PhotoSources, out: Path) -> 
     searches = read_search_runs(settings, sources.searches, sources.genotypes)
     splits = read_photo_splits(sources.photos)
     profile = LatencyResult.read(sources.profile).metadata
+    warning = noisy_banner(profile)
     rows_of = table_rows(runs, book)
     with progress("tabulate photos", 3) as report:
         tables = build_photo_tables(rows_of, runs, confidence=confidence, reference_file=sources.reference)
         search_table = build_search_table(settings, searches, confidence=confidence)
         for table in tables:
-            write_table(table.table, out, confidence=confidence, footer=photo_footer(settings, splits, table))
-        write_table(search_table, out, confidence=confidence, footer=search_footer(settings, searches))
+            write_table(
+                table.table, out, confidence=confidence, footer=photo_footer(settings, splits, table, warning=warning)
+            )
+        write_table(search_table, out, confidence=confidence, footer=search_footer(settings, searches, warning=warning))
         write_json(out / "photos_metrics.json", _metrics(tables, searches, search_table))
         write_photo_curves(runs, out / "curves_photos")
         report.update(1, "tables")

@@ -43,6 +43,8 @@ class PhotoTables:
     searches: Mapping[str, SearchSpec]
     run_searches: Sequence[str]
     search_seeds: Sequence[int]
+    train_on: str
+    """Whether models are trained on the validation photos too."""
 
     @classmethod
     def of(cls, params: Params) -> "PhotoTables":
@@ -56,6 +58,7 @@ class PhotoTables:
             searches=params.searches,
             run_searches=params.search_runs.searches,
             search_seeds=params.search_runs.seeds,
+            train_on=params.retrain_photos.train_on,
         )
 
 

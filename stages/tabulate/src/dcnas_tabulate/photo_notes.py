@@ -1,19 +1,19 @@
 """What stands under a table on photos: how its cells are read, what it says against itself, and where it differs from the paper."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from dcnas_lineage.cells import DERIVED, NOISY, doubts_of, latencies_of
-from dcnas_schema.cells import LATENCIES, Cell
+from dcnas_lineage.cells import DERIVED, NOISY
+from dcnas_schema.photo_models import task_of
 from dcnas_schema.photo_records import PhotoEvaluationMetadata
 from dcnas_schema.photos import PhotosMetadata
 from dcnas_schema.provenance import DeviceCard
-from dcnas_schema.records import MeasuredLatency
-from dcnas_tabulate.notes import accepted, card_items, either, percent
+from dcnas_tabulate import sentences
+from dcnas_tabulate.layout import device_key
 from dcnas_tabulate.paper_rows import CLEAN
 from dcnas_tabulate.photo_layout import LEFT_OUT, TWO_MODELS, PhotoRun, PhotoTables, is_random
 from dcnas_tabulate.photo_records import SearchRun
 from dcnas_tabulate.photo_tables import PhotoTable
+from dcnas_tabulate.sentences import either
 from dcnas_tabulate.tables import Table
 
 PAPER_SIZE, PAPER_CLASSES, PAPER_EPOCHS, PAPER_BATCH, PAPER_SEARCH_EPOCHS = 224, 100, 250, 32, 90
@@ -32,33 +32,43 @@ _OF_TABLE = {
 }
 
 
-def photo_footer(settings: PhotoTables, splits: dict[str, PhotosMetadata], table: PhotoTable) -> str:
-    """Return the notes under a printed table: facts of its own records, and of the photo set."""
+def photo_footer(settings: PhotoTables, splits: dict[str, PhotosMetadata], table: PhotoTable, *, warning: str) -> str:
+    """
+    Return the notes under a printed table: facts of its own records, and of the photo set.
+
+    Args:
+        warning: What is to be said against the latency profile; empty where nothing is.
+    """
     runs = table.trained
+    predicted = any(m.latency.predicted is not None for m in _metadata(runs))
     paragraphs = [
+        f"**{warning}**" if warning and predicted else "",
         photo_reading(settings, runs),
         photo_table_note(table),
         photo_doubts(table.table),
-        f"Preset {settings.preset}. {photo_data_note(splits, runs)}",
+        f"Preset {settings.preset}. {photo_data_note(settings, splits, runs)}",
     ]
-    bullets = photo_protocol_lines(runs) + photo_accepted_lines(table.table)
-    bullets += [f"device: {'; '.join(': '.join(item) for item in card_items(card))}" for card in photo_cards(runs)]
-    text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
-    return "\n\n".join([text, "\n".join(f"- {line}" for line in bullets)]).strip() + "\n"
+    bullets = [
+        *photo_protocol_lines(runs),
+        *sentences.accepted_lines(table.table),
+        *sentences.device_lines(photo_cards(runs)),
+    ]
+    return sentences.footer(paragraphs, bullets)
 
 
-def search_footer(settings: PhotoTables, runs: Sequence[SearchRun]) -> str:
-    """Return the notes under the printed table of searches."""
+def search_footer(settings: PhotoTables, runs: Sequence[SearchRun], *, warning: str) -> str:
+    """Return the notes under the printed table of searches; `warning` as that of `photo_footer`."""
     bullets = [f"device: {card.name}, {card.threads} threads" for card in search_cards(runs)]
-    return "\n\n".join([search_reading(settings, runs), "\n".join(f"- {line}" for line in bullets)]).strip() + "\n"
+    loud = f"**{warning}**" if warning and runs else ""
+    return sentences.footer([loud, search_reading(settings, runs)], bullets)
 
 
 def photo_reading(settings: PhotoTables, runs: Sequence[PhotoRun]) -> str:
     """Return how the cells of any table of `runs` are to be read."""
     found = _metadata(runs)
     parts = [
-        f"Cells: mean over seeds ± half the width of its {percent(settings.confidence)} interval (Student), none for a single seed; "
-        "the mean over all noise levels, for PSNR also over those above 0."
+        f"{sentences.cells_reading(settings.confidence)}, none for a single seed; the mean over all noise levels, for PSNR also over "
+        "those above 0."
     ]
     if len(settings.seeds) > 1:
         parts.append(
@@ -68,18 +78,21 @@ def photo_reading(settings: PhotoTables, runs: Sequence[PhotoRun]) -> str:
     if found:
         size = either(f"{m.image_size}x{m.image_size}" for m in found)
         parts.append(f"MACs of one photo of {size} pixels; of nets of several searches, the least to the greatest.")
-        parts.append(_latency_reading([m.latency.measured for m in found if m.latency.measured is not None]))
+        timed = [m.latency.measured for m in found if m.latency.measured is not None]
+        things = f"photos of {sentences.sizes((one.height, one.width) for one in timed)} pixels"
+        parts.append(sentences.latency_reading(timed, things=things, switch="evaluate_photos.latency.measure"))
     if any(m.latency.predicted is not None for m in found):
         parts.append(
             "Predicted: by the latency profile, median over seeds [ends of the intervals]; beside it how far it is off, in per cent of "
             "what was measured. Nets outside the search space, and decoders of MBConvs, cannot be predicted."
         )
+    apart = {m.latency.not_comparable for m in found if m.latency.predicted is not None} - {None}
+    if apart:
+        parts.append(f"Not compared: {'; '.join(sorted(map(str, apart)))}.")
     if any(is_random(run.spec) for run in runs):
         parts.append("Random subnets: another one each seed, of the same predicted latency as the searched net.")
     parts.append(f"A row that params.yaml does not run is {LEFT_OUT}.")
-    parts.append(
-        "The paper's columns are its own, on its own device (GeForce RTX 3090) and photos (ImageNet-100); its latency is not synchronised."
-    )
+    parts.append(sentences.papers_columns("photos (ImageNet-100)"))
     return " ".join(parts)
 
 
@@ -92,33 +105,10 @@ def photo_table_note(table: PhotoTable) -> str:
 
 def photo_doubts(table: Table) -> str:
     """Return what the mark of the table's latencies means here; empty where none bears it."""
-    reasons = {reason for cell in _latency_cells(table) for reason in doubts_of(cell.sources, Path())}
-    if not reasons:
-        return ""
-    return (
-        f"{NOISY} Noisy, not to be relied on: {'; '.join(sorted(reasons))}. The records have the counts; to time one again, repeat its "
-        "evaluation (dvc repro --force --single-item)."
-    )
+    return sentences.doubts(table, again=", repeat its evaluation (dvc repro --force --single-item)")
 
 
-def photo_accepted_lines(table: Table) -> list[str]:
-    """Return how many timed passes each latency is of, and whether others' share of the processors was told."""
-    timed = [
-        (cell.row, found)
-        for cell in _latency_cells(table)
-        if cell.reducer == "median_spread" and (found := latencies_of(cell.sources, Path()))
-    ]
-    if not timed:
-        return []
-    counts = (f"{row} {', '.join(map(accepted, found))}" for row, found in timed)
-    lines = [f"timed passes accepted, of those taken, seed by seed: {'; '.join(counts)}"]
-    everyone = [latency for _, found in timed for latency in found]
-    if untold := sum(latency.others_pct is None for latency in everyone):
-        lines.append(f"what other programs took meanwhile was not told for {untold} of {len(everyone)} latencies")
-    return lines
-
-
-def photo_data_note(splits: dict[str, PhotosMetadata], runs: Sequence[PhotoRun]) -> str:
+def photo_data_note(settings: PhotoTables, splits: dict[str, PhotosMetadata], runs: Sequence[PhotoRun]) -> str:
     """Return what the figures are of, and where that differs from the paper."""
     first, counts = splits["train"], {split: metadata.images for split, metadata in splits.items()}
     note = (
@@ -128,7 +118,9 @@ def photo_data_note(splits: dict[str, PhotosMetadata], runs: Sequence[PhotoRun])
     found = _metadata(runs)
     sizes, epochs = {m.image_size for m in found}, {m.epochs for m in found}
     batches = {m.latency.measured.batch for m in found if m.latency.measured is not None}
-    training = counts["train"] + counts["validation"]
+    training = counts["train"] + (counts["validation"] if settings.train_on == "train_and_validation" else 0)
+    devices = len({device_key(m.card) for m in found if m.latency.measured is not None})
+    on = "one device" if devices == 1 else f"{devices} devices"
     differences = [
         (bool(sizes - {PAPER_SIZE}), f"{either(f'{s}x{s}' for s in sizes)} pixels (paper: {PAPER_SIZE}x{PAPER_SIZE})"),
         (len(first.classes) != PAPER_CLASSES, f"{len(first.classes)} classes (paper: {PAPER_CLASSES})"),
@@ -136,37 +128,25 @@ def photo_data_note(splits: dict[str, PhotosMetadata], runs: Sequence[PhotoRun])
         (training != PAPER_PHOTOS, f"{training:,} photos to train on (paper: {PAPER_PHOTOS:,})"),
         (bool(epochs - {PAPER_EPOCHS}), f"{either(epochs)} epochs (paper: {PAPER_EPOCHS})"),
         (bool(batches - {PAPER_BATCH}), f"timed passes of {either(batches)} photos (paper: {PAPER_BATCH})"),
-        (bool(batches), "latency synchronised, on one device (paper: not synchronised, GeForce RTX 3090)"),
+        (bool(batches), f"latency synchronised, on {on} (paper: not synchronised, GeForce RTX 3090)"),
     ]
-    unlike = [text for differs, text in differences if differs]
-    return f"{note} Unlike the paper: {'; '.join(unlike)}." if unlike else note
+    return sentences.unlike_the_paper(note, differences)
 
 
 def photo_protocol_lines(runs: Sequence[PhotoRun]) -> list[str]:
     """Return how the figures of `runs` were measured."""
-    found = _metadata(runs)
-    if not found:
-        return []
-    protocol = found[0].protocol  # the same in all but for the precision
-    sigmas = ", ".join(f"{sigma:g}" for sigma in protocol.sigmas)
-    clip = "clipped to [0, 1]" if protocol.clip_noisy else "not clipped"
-    return [
-        f"noise: σ in {sigmas} of the [0, 1] range; noisy photos {clip}; seed {protocol.noise_seed}",
-        f"PSNR: {protocol.psnr}",
-        f"SSIM: {protocol.ssim}",
-        f"precision: {either(m.protocol.precision for m in found)}",
-    ]
+    restored = any(task_of(run.spec) != "classify" for run in runs if run.paths)
+    return sentences.protocol_lines([m.protocol for m in _metadata(runs)], pictures="photos", restored=restored)
 
 
 def photo_cards(runs: Sequence[PhotoRun]) -> list[DeviceCard]:
     """Return the different cards of the devices that made the records of `runs`."""
-    return list({m.card.model_dump_json(): m.card for m in _metadata(runs)}.values())
+    return sentences.different_cards(m.card for m in _metadata(runs))
 
 
 def search_cards(runs: Sequence[SearchRun]) -> list[DeviceCard]:
     """Return the different cards of the devices that derived the genotypes of `runs`."""
-    cards = (run.derived.provenance.device for run in runs)
-    return list({card.model_dump_json(): card for card in cards}.values())
+    return sentences.different_cards(run.derived.provenance.device for run in runs)
 
 
 def search_reading(settings: PhotoTables, runs: Sequence[SearchRun]) -> str:
@@ -182,28 +162,21 @@ def search_reading(settings: PhotoTables, runs: Sequence[SearchRun]) -> str:
         parts.append(
             f"Searched for {either(epochs)} epochs (paper: {PAPER_SEARCH_EPOCHS}) on {either(images)} photos for weights."
         )
+    sizes = sorted(
+        {(run.derived.setting.height, run.derived.setting.width, run.derived.setting.classes) for run in runs}
+    )
+    if sizes:
+        parts.append(
+            f"MACs of one photo of {' or '.join(f'{h}x{w} pixels, {classes} classes' for h, w, classes in sizes)}."
+        )
     reasons = sorted({run.derived.not_measured for run in runs if run.derived.not_measured is not None})
     if reasons:
         parts.append(f"Not measured: {'; '.join(reasons)}.")
-    if any(run.derived.measured is not None and run.derived.measured.noisy for run in runs):
-        parts.append(f"{NOISY} Noisy, not to be relied on; the genotype has the counts.")
+    noise = {reason for run in runs if run.derived.measured is not None for reason in run.derived.measured.noise}
+    if noise:
+        parts.append(f"{NOISY} Noisy, not to be relied on: {'; '.join(sorted(noise))}. The genotypes have the counts.")
     parts.append(f"A search that params.yaml does not run is {LEFT_OUT}. Seeds: {either(settings.search_seeds)}.")
     return " ".join(parts)
-
-
-def _latency_reading(measured: Sequence[MeasuredLatency]) -> str:
-    if not measured:
-        return "Latency: not measured (evaluate_photos.latency.measure is off)."
-    batches, precisions = ({getattr(one, name) for one in measured} for name in ("batch", "precision"))
-    sizes = either(f"{one.height}x{one.width}" for one in measured)
-    return (
-        "Latency: median over seeds of the medians [least 5th, greatest 95th percentile of any seed] of the wall time of a synchronised "
-        f"pass of a whole batch of {either(batches)} photos of {sizes} pixels in {either(precisions)}."
-    )
-
-
-def _latency_cells(table: Table) -> list[Cell]:
-    return [cell for row in table.rows for cell in row if cell is not None and cell.reducer in LATENCIES]
 
 
 def _metadata(runs: Sequence[PhotoRun]) -> list[PhotoEvaluationMetadata]:

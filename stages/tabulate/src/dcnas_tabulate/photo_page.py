@@ -8,12 +8,10 @@ from pathlib import Path
 from dcnas_schema.latency import ProfileMetadata
 from dcnas_schema.photos import PhotosMetadata
 from dcnas_tabulate.latency_page import noisy_banner
-from dcnas_tabulate.notes import card_items
 from dcnas_tabulate.page import drawing, list_html, provenance_items, table_html, write_html
 from dcnas_tabulate.paper_rows import CLEAN
 from dcnas_tabulate.photo_layout import LEFT_OUT, PhotoRun, PhotoTables
 from dcnas_tabulate.photo_notes import (
-    photo_accepted_lines,
     photo_cards,
     photo_data_note,
     photo_doubts,
@@ -25,6 +23,7 @@ from dcnas_tabulate.photo_notes import (
 from dcnas_tabulate.photo_panel import PHOTO_PANEL_STYLE, Shown, photo_panel_html
 from dcnas_tabulate.photo_records import SearchRun
 from dcnas_tabulate.photo_tables import PhotoTable
+from dcnas_tabulate.sentences import accepted_lines, card_items
 from dcnas_tabulate.tables import Table
 
 _FIGURES = {
@@ -38,8 +37,9 @@ _FIGURE_4 = (
 )
 _FIGURE_5 = "The paper draws this figure without printing its values: only ours are shown."
 _FIGURE_6 = (
-    "Filled: ours, on this device and these photos. Hollow, on axes of their own: the figures of the paper's Table 3. Bars: interval over "
-    "seeds, where there are three or more. The values of the paper's own Figure 6 (clean photos) are not printed there."
+    "Filled: ours, on this device and these photos; † behind a name: its latency is noisy, not to be relied on. Hollow, on axes of their "
+    "own: the figures of the paper's Table 3. Bars: interval over seeds, where there are three or more. The values of the paper's own "
+    "Figure 6 (clean photos) are not printed there."
 )
 
 
@@ -69,7 +69,7 @@ def write_photo_page(report: Report, out: Path) -> None:
     provenances += [run.derived.provenance for run in report.searches]
     parts = [
         f"<h1>dcnas on photos: preset {html.escape(settings.preset)}</h1>",
-        _note(photo_data_note(report.splits, runs)),
+        _note(photo_data_note(settings, report.splits, runs)),
         _note(photo_reading(settings, runs)),
         _banner(noisy_banner(report.profile)),
         *(tables[number] for number in ("2", "3", "4", "5", "6")),
@@ -94,7 +94,7 @@ def _table(table: PhotoTable) -> str:
     notes = [
         photo_table_note(table),
         photo_doubts(table.table),
-        *(f"{line[:1].upper()}{line[1:]}." for line in photo_accepted_lines(table.table)),
+        *(f"{line[:1].upper()}{line[1:]}." for line in accepted_lines(table.table)),
     ]
     return table_html(table.table, notes, left_out=LEFT_OUT)
 

@@ -177,6 +177,12 @@ def _protocol(path: Path, metadata: PhotoEvaluationMetadata) -> dict[str, object
     }
     if measured is not None:  # a record without one stands beside any
         common |= {"size of latency": (measured.height, measured.width), "batch of latency": measured.batch}
+        common[
+            f"latency's precision and memory format on {metadata.card.name} with {metadata.card.threads} threads"
+        ] = (
+            measured.precision,
+            measured.memory_format,
+        )
     return common
 
 

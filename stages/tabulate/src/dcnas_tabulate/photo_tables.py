@@ -45,9 +45,17 @@ def build_photo_tables(
     rows_of: Mapping[str, Sequence[Row]], runs: Sequence[PhotoRun], *, confidence: float, reference_file: Path
 ) -> list[PhotoTable]:
     """Derive every cell of every table."""
-    titles = device_titles([m.card for run in runs for m in run.metadata if m.latency.measured is not None])
+    found = [metadata for run in runs for metadata in run.metadata]
+    timed = device_titles([m.card for m in found if m.latency.measured is not None])
+    predicted = device_titles([m.card for m in found if m.latency.predicted is not None])
     return [
-        _build(number, rows, _columns(number, titles), confidence=confidence, reference_file=reference_file)
+        _build(
+            number,
+            rows,
+            _columns(number, _cost(timed, predicted)),
+            confidence=confidence,
+            reference_file=reference_file,
+        )
         for number, rows in rows_of.items()
     ]
 
@@ -87,6 +95,7 @@ def photo_cell(column: Column, row: Row, reference_file: Path) -> Cell | None:
         decimals=column.decimals,
         skip_sigma_zero=column.skip_sigma_zero,
         only_sigma_zero=column.only_sigma_zero,
+        of_measured=column.of_measured,
         sources=() if reducer == "label" else tuple(sources),
     )
 
@@ -185,36 +194,48 @@ def _values(column: Column, row: Row, seeds: Sequence[int], reference_file: Path
     return [] if cell is None else seed_values(cell, Path())
 
 
-def _columns(number: str, titles: Mapping[DeviceKey, str]) -> tuple[Column, ...]:
+def _columns(number: str, cost: tuple[Column, ...]) -> tuple[Column, ...]:
     what = (Column(title="Model", key="", reducer="label", pointer="label"),)
     kind = (Column(title="Type", key="", reducer="label", pointer="kind"),)
     last = (Column(title="source", key="", reducer="paths"),)
     match number:
         case "2":
-            return (*what, *_cost(titles), *_restoration(), *_count(), *_paper("latency_ms", "psnr_db", "ssim"), *last)
+            return (*what, *cost, *_restoration(), *_count(), *_paper("latency_ms", "psnr_db", "ssim"), *last)
         case "fig4/text":
-            return (*what, *_cost(titles), *_accuracy_clean(), *_count(), *_paper("accuracy_pct"), *last)
+            return (*what, *cost, *_accuracy_clean(), *_count(), *_paper("accuracy_pct"), *last)
     paper = _paper("latency_ms", "accuracy_pct", "psnr_db", "ssim")
-    return (*what, *kind, *_cost(titles), *_accuracy(), *_restoration(), *_count(), *paper, *last)
+    return (*what, *kind, *cost, *_accuracy(), *_restoration(), *_count(), *paper, *last)
 
 
-def _cost(titles: Mapping[DeviceKey, str]) -> tuple[Column, ...]:
-    many = len(titles) > 1
+def _cost(timed: Mapping[DeviceKey, str], predicted: Mapping[DeviceKey, str]) -> tuple[Column, ...]:
+    """Return the columns of cost; `timed` and `predicted` are the devices of which there is a latency, with their titles."""
+    latency = Column(title="Latency (ms)", key="latency_ms", reducer="median_spread")
+    predictions = (
+        Column(title="Predicted (ms)", key="predicted_ms", reducer="predicted"),
+        Column(
+            title="Prediction off (%)",
+            key="prediction_error_pct",
+            reducer="prediction_error",
+            decimals=1,
+            of_measured=True,
+        ),
+    )
     return (
         Column(title="MACs (M)", key="macs_m", reducer="range", pointer="macs_m", decimals=1),
         Column(title="Parameters", key="parameters", reducer="range", pointer="parameters", decimals=0),
-        *(
-            Column(
-                title=f"Latency (ms) on {title}" if many else "Latency (ms)",
-                key=f"latency_ms_{i}" if many else "latency_ms",
-                reducer="median_spread",
-                device=device,
-            )
-            for i, (device, title) in enumerate(titles.items())
-        ),
-        Column(title="Predicted (ms)", key="predicted_ms", reducer="predicted"),
-        Column(title="Prediction off (%)", key="prediction_error_pct", reducer="prediction_error", decimals=1),
+        *_each_device(latency, timed),
+        *(one for column in predictions for one in (_each_device(column, predicted) if predicted else [column])),
     )
+
+
+def _each_device(column: Column, titles: Mapping[DeviceKey, str]) -> list[Column]:
+    """Return the column for each device; its title names the device where there are several."""
+    if len(titles) == 1:
+        return [replace(column, device=next(iter(titles)))]
+    return [
+        replace(column, title=f"{column.title} on {title}", key=f"{column.key}_{i}", device=device)
+        for i, (device, title) in enumerate(titles.items())
+    ]
 
 
 def _restoration() -> tuple[Column, ...]:

@@ -116,6 +116,7 @@ def _protocol(path: Path, metadata: EvaluationMetadata) -> dict[str, object]:
         "test scenes": read_record(path)[0]["images"][0].as_py(),
         "scene size": scene_size(path),
         "size of cost": (cost.height, cost.width),
+        "levels of the panel": tuple(row["sigma"] for row in read_panel(path) if row["scene"] == 0),
     }
     if latency is not None:  # a record without one stands beside any
         common |= {"size of latency": (latency.height, latency.width), "batch of latency": latency.batch}

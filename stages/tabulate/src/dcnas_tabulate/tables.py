@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from dcnas_harness.files import atomic_write, sha256_of, write_text
 from dcnas_lineage.cells import (
+    NOISY,
     NOTHING,
     Derived,
     as_dict,
@@ -17,7 +18,7 @@ from dcnas_lineage.cells import (
     paired_interval_excludes_zero,
     seed_values,
 )
-from dcnas_schema.cells import SPREADS, Cell, CellMap
+from dcnas_schema.cells import LATENCIES, SPREADS, Cell, CellMap
 from dcnas_tabulate.layout import Column, Layout, Run, make_cell, noisy_cell
 
 
@@ -125,6 +126,9 @@ def _records(table: Table) -> list[dict[str, object]]:
                 record |= as_dict(derived, column.key)
             else:
                 record[column.key] = derived.value
+            if _may_be_noisy(column):
+                told = cell is not None and derived.value is not None
+                record[f"{column.key}_noisy"] = derived.text.endswith(NOISY) if told else None
         records.append(record)
     return records
 
@@ -137,6 +141,11 @@ def _to_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
+def _may_be_noisy(column: Column) -> bool:
+    """Return whether cells of the column may bear the mark of a latency that is not to be relied on."""
+    return column.of_measured or column.reducer in LATENCIES or column.pointer == "measured"
+
+
 def _to_arrow(table: Table) -> pa.Table:
     fields: list[tuple[str, pa.DataType]] = []
     for column in table.layout.columns:
@@ -145,4 +154,6 @@ def _to_arrow(table: Table) -> pa.Table:
         else:
             names = as_dict(Derived(text="", value=None), column.key) if column.reducer in SPREADS else [column.key]
             fields += [(name, pa.float64()) for name in names]
+        if _may_be_noisy(column):
+            fields.append((f"{column.key}_noisy", pa.bool_()))
     return pa.Table.from_pylist(_records(table), schema=pa.schema(fields))
