@@ -153,24 +153,6 @@ class Params(Section):
         require_photos(self.generate_data.photos, batches)
         return self
 
-    def photo_model_named(self, name: str, *, where: Path) -> PhotoModelSpec:
-        """
-        Return the description of a model on photos.
-
-        Args:
-            where: The file that these parameters stand in.
-
-        Raises:
-            BadInputError: There is none of that name.
-        """
-        if name not in self.photo_models:
-            raise BadInputError(
-                f"No photo model is named {name!r}.",
-                where=f"{where}: photo_models",
-                remedy=f"known are {', '.join(self.photo_models)}",
-            )
-        return self.photo_models[name]
-
 
 def load_params(path: Path) -> Params:
     """
