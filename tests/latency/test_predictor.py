@@ -34,6 +34,7 @@ def fitted(sums: Sums, measured: Sums, confidence: float = 0.95) -> Calibration:
         {kind: x.tolist() for kind, x in sums.items()},
         {kind: y.tolist() for kind, y in measured.items()},
         confidence=confidence,
+        full_depth=0,
     )
 
 
@@ -160,6 +161,7 @@ def test_a_prediction_is_the_calibrated_sum_with_its_interval() -> None:
         interval_pct={"c_nas": 4.0, "d_nas": 2.0, "dc_nas": 1.0},
         confidence=0.95,
         fitted_on=12,
+        fitted_on_full_depth=12,
     )
     predictor = Predictor(table, fit)
     found = predictor.predict("c_nas", parts)
