@@ -52,7 +52,8 @@ class Predictor:
     @classmethod
     def of(cls, entries: Sequence[Entry], metadata: ProfileMetadata) -> "Predictor":
         """Return the predictor of a profile as read from its file."""
-        return cls(LookupTable.of(entries, modulus=metadata.plan.modulus), metadata.calibration)
+        plan = metadata.plan
+        return cls(LookupTable.of(entries, modulus=plan.modulus, stairs=plan.stairs), metadata.calibration)
 
     def predict(self, kind: NetKind, parts: Sequence[Part]) -> Prediction:
         """

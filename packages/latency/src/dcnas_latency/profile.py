@@ -114,7 +114,7 @@ class Profiler:
         reference = self._reference(final)
         estimates = Estimates(final, reference_ms=reference, band_pct=params.canary_band_pct)
         entries, summaries = _entries(estimates, points, set(held_out))
-        table = LookupTable.of(entries, modulus=alignment.modulus)
+        table = LookupTable.of(entries, modulus=alignment.modulus, stairs=alignment.stairs)
         measured = [readings.summary() for readings in estimates.subjects(len(parts))]
         timings, calibration = _timings(measured, whole, uses, table, confidence=params.confidence)
         unseen = {kind: [t for t in timings if t.kind == kind and t.use == "held_out"] for kind in NET_KINDS}
@@ -139,7 +139,8 @@ class Profiler:
         self._scout("probes", probes)
         alignment = detect_alignment(runs, self._medians(), width_multiple=params.width_multiple)
         points: dict[Part, None] = dict.fromkeys(probes)
-        wanted = [part for part in first_points(curves, modulus=alignment.modulus) if part not in points]
+        modulus, stairs = alignment.modulus, alignment.stairs
+        wanted = [part for part in first_points(curves, modulus=modulus, stairs=stairs) if part not in points]
         for generation in range(params.generations):
             if not wanted:
                 break
@@ -150,7 +151,8 @@ class Profiler:
             wanted = refine(
                 curves,
                 {part: ms for part, ms in self._medians().items() if part in points},
-                modulus=alignment.modulus,
+                modulus=modulus,
+                stairs=stairs,
                 tolerance_pct=params.tolerance_pct,
                 most=params.most_entries - len(points),
             )
@@ -335,6 +337,7 @@ def _plan_report(entries: Sequence[Entry], table: LookupTable, alignment: Alignm
         width_multiple=width_multiple,
         modulus=alignment.modulus,
         modulus_gain_pct=alignment.gain_pct,
+        stairs=alignment.stairs,
         mean_error_pct=float(np.abs(errors).mean()) if len(errors) else 0.0,
         bias_pct=float(errors.mean()) if len(errors) else 0.0,
         worst_error_pct=float(np.abs(errors).max()) if len(errors) else 0.0,

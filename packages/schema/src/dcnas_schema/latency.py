@@ -244,7 +244,9 @@ class PlanReport(Record):
     modulus: int
     """Widths that are multiples of this run on a line of their own on this device; equal to `width_multiple` where none do."""
     modulus_gain_pct: float
-    """How far the multiples of `modulus` lie under their neighbours' line, median over the probes."""
+    """How far the multiples of `modulus` lie under their neighbours' line, median over the probes; 0 of a staircase."""
+    stairs: bool = False
+    """Every begun `modulus` costs a whole one: the table has a value a step, and interpolates between steps (from version 3 on)."""
     mean_error_pct: float
     """Of the table's interpolation at held-out widths, absolute, in per cent of the measured entry."""
     bias_pct: float

@@ -36,6 +36,8 @@ def print_summary(metadata: ProfileMetadata, path: Path) -> None:
 
 def _alignment(metadata: ProfileMetadata) -> str:
     plan = metadata.plan
+    if plan.stairs:
+        return f"a staircase: every begun {plan.modulus} channels cost as many"
     if plan.modulus == plan.width_multiple:
         return "no alignment step seen"
     return f"multiples of {plan.modulus} run {plan.modulus_gain_pct:.1f} % under the others' line"
