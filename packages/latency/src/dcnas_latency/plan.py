@@ -99,7 +99,7 @@ def detect_alignment(
         gain = float(np.median([gain for _, gain in fits])) if fits else 0.0
         if error < least and gain > _LEAST_GAIN:
             best, least = Alignment(modulus=modulus, gain_pct=100 * gain), error
-    least = _STAIR_SSE_LEFT * min(least, plain)
+    least = _STAIR_SSE_LEFT * (plain if best.modulus == width_multiple else least)
     for factor in _STAIR_FACTORS:
         fits = [_fit(run, measured, step=factor * width_multiple) for run in runs]
         error = sum(sse for sse, _ in fits)
