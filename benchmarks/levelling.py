@@ -224,7 +224,10 @@ def _nets(
         sums = [table.total(made.final.subjects[first + i].parts) for i in mine]
         measured = [nets[i] for i in mine]
         fit = calibrate(
-            {kind: sums[: params.fit_nets]}, {kind: measured[: params.fit_nets]}, confidence=params.confidence
+            {kind: sums[: params.fit_nets]},
+            {kind: measured[: params.fit_nets]},
+            confidence=params.confidence,
+            full_depth=params.fit_nets,
         )
         predicted = fit.scale[kind] * np.array(sums[params.fit_nets :]) + fit.overhead_ms[kind]
         truth = np.array(measured[params.fit_nets :])

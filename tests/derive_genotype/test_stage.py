@@ -9,7 +9,8 @@ import pytest
 from dcnas_derive_genotype.job import Job, Settings, derive_job
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import write_json
-from dcnas_latency.card import device_card
+from dcnas_latency.canary import LEAST_SAMPLES, CanaryStore, choose_canary
+from dcnas_latency.card import device_card, fingerprint
 from dcnas_latency.files import write_profile
 from dcnas_latency.in_setting import why_not_measurable
 from dcnas_schema.genotype import parts_of
@@ -126,6 +127,7 @@ def derived(tmp_path: Path, provenance: Callable[..., Provenance]) -> Callable[.
             settings=Settings(device=DeviceParams(kind="cpu", threads=1), derive_genotype=params),
             architecture=tmp_path / "architecture.json",
             profile=tmp_path / "profile.parquet",
+            scratch=tmp_path / "scratch",
         )
         derive_job(job, tmp_path / "genotype.json")
         return DerivedGenotype.model_validate_json((tmp_path / "genotype.json").read_bytes())
@@ -163,6 +165,26 @@ def test_the_derived_net_is_timed_beside_its_prediction(derived: Callable[..., D
     assert record.not_measured is None
     assert (record.measured.batch, record.measured.height) == (2, 32)
     assert record.measured.median_ms > 0
+
+
+def test_a_machine_that_is_slow_throughout_is_told_from_its_best_days(
+    derived: Callable[..., DerivedGenotype], tmp_path: Path
+) -> None:
+    """Where the profile's session found the reference op far faster, no sample counts as quiet, though all of this session are alike."""
+    card = device_card("cpu")
+    store = CanaryStore(
+        folder=tmp_path / "scratch/canary",
+        fingerprint=fingerprint(card),
+        runtime="torch_eager",
+        threads=1,
+        op=choose_canary("cpu", runtime="torch_eager").op,
+    )
+    store.learn([1e-3] * LEAST_SAMPLES)
+    measured = derived("torch_eager").measured
+    assert measured is not None
+    assert (measured.kept, measured.rejected["canary"]) == (0, measured.raw)
+    assert measured.canary_reference_ms == 1e-3
+    assert "fewer than 5 samples accepted" in measured.noise
 
 
 def test_what_cannot_be_timed_says_why(derived: Callable[..., DerivedGenotype]) -> None:

@@ -15,9 +15,11 @@ from dcnas_latency.files import read_profile, require_setting, write_profile
 from dcnas_latency.predictor import Predictor
 from dcnas_schema.genotype import block_key, parts_of, uniform_genotype
 from dcnas_schema.latency import (
+    DEPTHS,
     ENTRIES,
     Accuracy,
     Calibration,
+    DepthAccuracy,
     Entry,
     Gate,
     GateCheck,
@@ -101,12 +103,19 @@ def metadata(card: DeviceCard, provenance: Callable[..., Provenance]) -> Profile
             worst_error_pct=1.5,
         ),
         calibration=Calibration(
-            scale=kinds, overhead_ms=kinds, spread_pct=kinds, interval_pct=kinds, confidence=0.95, fitted_on=12
+            scale=kinds,
+            overhead_ms=kinds,
+            spread_pct=kinds,
+            interval_pct=kinds,
+            confidence=0.95,
+            fitted_on=12,
+            fitted_on_full_depth=6,
         ),
         accuracy=tuple(
             Accuracy(
                 kind=kind,
                 nets=4,
+                full_depth=2,
                 mape_pct=1.0,
                 table_mape_pct=2.0,
                 bias_pct=0.5,
@@ -118,6 +127,20 @@ def metadata(card: DeviceCard, provenance: Callable[..., Provenance]) -> Profile
                 inside_interval_pct=75.0,
             )
             for kind in NET_KINDS
+        ),
+        depths=tuple(
+            DepthAccuracy(
+                kind=kind,
+                depth=depth,
+                nets=2,
+                mape_pct=1.0,
+                table_mape_pct=2.0,
+                bias_pct=0.5,
+                worst_pct=2.0,
+                spearman=1.0,
+            )
+            for kind in NET_KINDS
+            for depth in DEPTHS
         ),
         nets=(
             NetTiming(
@@ -292,20 +315,41 @@ CHANGES: dict[str, Any] = {
 }
 
 
+class Old(RootModel[dict[str, Any]]):
+    """What an earlier version wrote."""
+
+
+def without_depths(metadata: ProfileMetadata, version: int) -> dict[str, Any]:
+    """Return the metadata as version 1 or 2 wrote it, as far as depth is concerned."""
+    old: dict[str, Any] = json.loads(metadata.model_dump_json())
+    old["version"] = version
+    del old["depths"], old["calibration"]["fitted_on_full_depth"]
+    for one in old["accuracy"]:
+        del one["full_depth"]
+    return old
+
+
+def read_old(path: Path, old: dict[str, Any]) -> ProfileMetadata:
+    """Return what is read where the profile in `path` has the metadata `old`."""
+    batch = pa.RecordBatch.from_pylist([entry.as_row() for entry in read_profile(path)[0]], schema=ENTRIES)
+    write_parquet(path, with_metadata(ENTRIES, Old(old)), [batch])
+    return read_profile(path)[1]
+
+
+def test_a_profile_of_version_2_had_nets_of_full_depth_alone(path: Path, metadata: ProfileMetadata) -> None:
+    """It is still read; all nets that fitted and tested it count as of full depth, and no error stands apart."""
+    found = read_old(path, without_depths(metadata, 2))
+    assert (found.version, found.depths) == (2, ())
+    assert found.calibration.fitted_on_full_depth == found.calibration.fitted_on == 12
+    assert [(one.nets, one.full_depth) for one in found.accuracy] == [(4, 4)] * 3
+
+
 def test_a_profile_of_version_1_is_still_read(path: Path, metadata: ProfileMetadata) -> None:
     """It had one spread and one interval, which were those of every kind of net, and neither canary nor word of levelling."""
-    entries, _ = read_profile(path)
-    old = json.loads(metadata.model_dump_json())
-    old["version"] = 1
+    old = without_depths(metadata, 1)
     old["calibration"] |= {"spread_pct": 3.25, "interval_pct": 8.5}
     del old["canary"], old["protocol"]["levelled"]
-
-    class Old(RootModel[dict[str, Any]]):
-        """What version 1 wrote."""
-
-    batch = pa.RecordBatch.from_pylist([entry.as_row() for entry in entries], schema=ENTRIES)
-    write_parquet(path, with_metadata(ENTRIES, Old(old)), [batch])
-    found = read_profile(path)[1]
+    found = read_old(path, old)
     assert found.version == 1
     assert found.calibration.spread_pct == dict.fromkeys(NET_KINDS, 3.25)
     assert found.calibration.interval_pct == dict.fromkeys(NET_KINDS, 8.5)
@@ -315,7 +359,7 @@ def test_a_profile_of_version_1_is_still_read(path: Path, metadata: ProfileMetad
 def test_a_profile_of_a_later_version_is_refused(path: Path, metadata: ProfileMetadata) -> None:
     """What this version cannot know it does not guess."""
     entries, _ = read_profile(path)
-    write_profile(path, entries, metadata.model_copy(update={"version": 3}))
+    write_profile(path, entries, metadata.model_copy(update={"version": 4}))
     with pytest.raises(CorruptArtefactError, match="metadata that this version cannot read"):
         read_profile(path)
 

@@ -166,6 +166,45 @@ def test_a_processor_that_computes_in_sixteens_needs_six_points_a_curve() -> Non
     assert all(table.lookup(Part(KEY, width)) == pytest.approx(cost(width)) for width in WIDE.widths)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize("block", [32, 64])
+def test_a_staircase_is_told_from_steps_at_multiples(block: int, noise: float) -> None:
+    """Where every begun 32 or 64 costs a whole one, that is found, with noise of 1 % too, and then the steps are straight."""
+    runs = probe_runs(space())
+    for seed in range(10 if noise else 1):
+        random = generator(seed)
+
+        def cost(width: int, random: np.random.Generator = random) -> float:
+            return (0.1 + 0.004 * block * math.ceil(width / block)) * math.exp(noise * random.standard_normal())
+
+        probes = measure([part for run in runs for part in run], cost)
+        found = detect_alignment(runs, probes, width_multiple=8)
+        assert (found.stairs, found.modulus, found.gain_pct) == (True, block, 0.0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_a_level_device_has_no_stairs(noise: float) -> None:
+    """Where no width costs more than another, as where launches take all the time, no step is made up."""
+    runs = probe_runs(space())
+    for seed in range(40 if noise else 1):
+        random = generator(seed)
+        probes = {part: math.exp(noise * random.standard_normal()) for run in runs for part in run}
+        assert detect_alignment(runs, probes, width_multiple=8) == Alignment(modulus=8, gain_pct=0.0)
+
+
+def test_a_staircase_has_one_point_a_step() -> None:
+    """The greatest width of each step stands for it, the last step cut off by the range too; what lies in line is not refined."""
+    assert classes_of(WIDE, 64, stairs=True) == [[128, 192]]
+    curve = Curve(key=KEY, widths=tuple(range(96, 361, 8)))
+    assert classes_of(curve, 64, stairs=True) == [[128, 192, 256, 320, 360]]
+    assert [part.mid_channels for part in first_points([curve], modulus=64, stairs=True)] == [128, 256, 360]
+    level = measure([Part(KEY, width) for width in (128, 256, 360)], lambda width: 1.0 + math.ceil(width / 64))
+    assert refine([curve], level, modulus=64, stairs=True, tolerance_pct=0.1, most=9) == []
+    level[Part(KEY, 256)] *= 1.2
+    wanted = refine([curve], level, modulus=64, stairs=True, tolerance_pct=0.1, most=9)
+    assert sorted(part.mid_channels or 0 for part in wanted) == [192, 320]
+
+
 def test_a_straight_curve_is_not_refined() -> None:
     """The ends and the middle of each class were enough."""
     points = measure(first_points([WIDE], modulus=16), lambda width: 1.0 + 0.01 * width)

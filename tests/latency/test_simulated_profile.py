@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dcnas_latency.predictor import accuracy_by_depth
 from dcnas_latency.profile import NetSample, Profile, Profiler, best_of
 from dcnas_latency.rig import RigSample, Subject
 from dcnas_latency.simulated import Law, SimulatedRig, part_ms, true_ms
@@ -16,7 +17,7 @@ from dcnas_latency.store import SampleStore
 from dcnas_schema.keys import Part
 from dcnas_schema.latency import LatencySetting
 from dcnas_schema.params import Params, ProfileLatencyParams, load_params
-from dcnas_schema.sampling import random_genotype
+from dcnas_schema.sampling import random_nets
 from dcnas_schema.space import NET_KINDS, OP_SETS
 
 PRESETS = Path(__file__).resolve().parents[2] / "presets"
@@ -74,7 +75,9 @@ def profiled(
     """Return the profile of a simulated device, with genotypes drawn by the parameters' seed."""
     section = section or params()
     random = np.random.Generator(np.random.PCG64([section.seed, 2]))
-    nets = [random_genotype(random, ops=OP_SETS[section.ops]) for _ in range(section.fit_nets + section.held_out_nets)]
+    fit, held_out = (
+        random_nets(random, count, ops=OP_SETS[section.ops]) for count in (section.fit_nets, section.held_out_nets)
+    )
     setting = LatencySetting(
         runtime="simulated",
         batch=1,
@@ -92,7 +95,7 @@ def profiled(
         store=SampleStore(folder=folder),
         learn_canary=learn,
     )
-    return profiler.run(NetSample(fit=nets[: section.fit_nets], held_out=nets[section.fit_nets :]))
+    return profiler.run(NetSample(fit=fit, held_out=held_out))
 
 
 def errors_pct(profile: Profile, law: Law) -> np.ndarray:
@@ -122,7 +125,29 @@ def test_nets_of_each_kind_are_predicted_within_half_a_per_cent(full: Profile) -
     for kind, found in zip(NET_KINDS, full.accuracy, strict=True):
         assert (found.kind, found.nets) == (kind, 10)
         assert found.worst_pct < 0.5
-        assert found.spearman > 0.99
+        assert found.spearman > 0.98  # two of ten nets that lie closer than the noise may change places
+
+
+def test_nets_of_less_depth_are_predicted_as_well_as_those_of_full_depth(full: Profile) -> None:
+    """Every kind is tested at both depths, fitted on both, and either error is reported apart, below half a per cent."""
+    assert [(one.kind, one.depth) for one in full.depths] == [(k, d) for k in NET_KINDS for d in ("full", "reduced")]
+    assert {one.nets for one in full.depths} == {5}
+    assert max(one.worst_pct for one in full.depths) < 0.5
+    assert {one.full_depth for one in full.accuracy} == {5}
+    assert (full.calibration.fitted_on, full.calibration.fitted_on_full_depth) == (18, 9)
+
+
+def test_a_wrong_overhead_shows_at_the_depth_that_it_spoils(full: Profile) -> None:
+    """A line that is right for nets of full depth and wrong for shallow ones is told apart, which one error for both would hide."""
+    nets = [net for net in full.nets if net.kind == "c_nas" and net.use == "held_out"]
+    spoilt = [n.model_copy(update={"predicted_ms": 0.9 * n.predicted_ms}) if _blocks(n) < 18 else n for n in nets]
+    whole, cut = accuracy_by_depth("c_nas", spoilt)
+    assert whole.worst_pct < 0.5
+    assert cut.bias_pct == pytest.approx(-10.0, abs=0.5)
+
+
+def _blocks(net: Any) -> int:
+    return sum(map(len, net.genotype.stages))
 
 
 def test_the_plan_of_the_paper_preset_needs_at_most_800_entries(full: Profile) -> None:
@@ -254,36 +279,27 @@ def _truth(net: Any, law: Law) -> float:
     return true_ms(Subject(kind=net.kind, parts=parts, genotype=None), law)
 
 
-def test_a_staircase_shows_at_the_widths_held_out() -> None:
+@pytest.mark.parametrize(("block", "step", "worst_pct"), [(32, 32, 0.5), (64, 64, 0.5), (128, 64, 2.0)])
+def test_a_staircase_is_seen_and_predicted(block: int, step: int, worst_pct: float) -> None:
     """
-    Where every begun 64 channels cost as much as 64, points in line with their neighbours end the plan early: its error tells.
+    Every begun 32, 64 or 128 channels cost as many: the plan takes a width a step and hits the nets; steps of 128 count as two.
 
-    It asks for no further point though entries are left, and is off by more than its tolerance all the same.
+    A plan of lines ends early there, because points a step apart lie in line, and is off by up to 11 % between them.
     """
+    law = Law(modulus_gain=0.0, launch_ms=0.0, computed_in=block, noise=0.003)
+    section = params({"generations": 4, "held_out_widths": 60, "tolerance_pct": 2.0, "rounds": 4})
+    found = profiled(SimulatedRig(law=law), section)
+    assert (found.plan.stairs, found.plan.modulus, found.plan.modulus_gain_pct) == (True, step, 0.0)
+    assert found.plan.mean_error_pct < worst_pct
+    assert np.abs(errors_pct(found, law)).max() < worst_pct
 
-    @dataclass(kw_only=True, slots=True)
-    class Stairs(SimulatedRig):
-        """A device that computes in blocks of 64 channels."""
 
-        def sample(self, build: int, *, round: int, marked: bool, order: Any) -> list[RigSample]:
-            """Return samples of nets whose widths were rounded up."""
-            whole = self.subjects
-            self.subjects = [
-                replace(
-                    one, parts=tuple(Part(p.key, p.mid_channels and -(-p.mid_channels // 64) * 64) for p in one.parts)
-                )
-                for one in whole
-            ]
-            # not super(): a dataclass with slots is made anew, and super() would look in the class from before
-            samples = SimulatedRig.sample(self, build, round=round, marked=marked, order=order)
-            self.subjects = whole
-            return samples
-
+def test_stairs_that_no_probe_fits_show_at_the_widths_held_out() -> None:
+    """Steps of 80 channels are no multiple of what is tried, and points in line end the plan before it is spent: its error tells."""
     section = params({"generations": 4, "held_out_widths": 60, "tolerance_pct": 2.0})
-    plan = profiled(Stairs(law=Law(modulus_gain=0.0, launch_ms=0.0)), section).plan
+    plan = profiled(SimulatedRig(law=Law(modulus_gain=0.0, launch_ms=0.0, computed_in=80)), section).plan
     assert plan.entries < section.most_entries - 100
     assert plan.mean_error_pct > section.tolerance_pct
-    assert plan.worst_error_pct > 10.0
 
 
 def test_the_same_seed_gives_the_same_profile() -> None:

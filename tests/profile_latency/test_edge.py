@@ -142,7 +142,7 @@ def test_a_box_gets_one_file_to_copy_home(made: Path) -> None:
     entries, metadata = read_profile(made)
     assert metadata.gate.passed
     assert metadata.accuracy[0].nets == 4
-    assert metadata.calibration.fitted_on == 30
+    assert (metadata.calibration.fitted_on, metadata.calibration.fitted_on_full_depth) == (30, 15)
     assert metadata.setting.classes == 10
     assert len(entries) < 800
     assert {path.name for path in made.parent.iterdir()} == {"profile.parquet", ".dcnas"}
@@ -157,7 +157,9 @@ def test_a_profile_is_shown_in_a_few_lines(made: Path, capsys: pytest.CaptureFix
     assert f"table: {metadata.plan.entries} entries" in told
     assert "multiples of 16 run" in told
     for one in metadata.accuracy:
-        assert f"{one.kind:<6} predicted on 4 held-out nets: MAPE {one.mape_pct:.1f} %" in told
+        assert f"{one.kind:<6} predicted on 4 held-out nets, 2 of full depth: MAPE {one.mape_pct:.1f} %" in told
+    for part in metadata.depths:
+        assert f"{part.kind:<6} of {part.depth} depth alone (2): MAPE {part.mape_pct:.1f} %" in told
     assert "noise gate: passed" in told
     assert told.count("    ok  ") == len(metadata.gate.checks)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dcnas_harness.errors import BadInputError
-from dcnas_schema.genotype import STAGE_DEPTHS, Genotype
-from dcnas_schema.sampling import random_genotype
-from dcnas_schema.space import OP_SETS, OPS, OpName, width_bounds
+from dcnas_schema.genotype import STAGE_DEPTHS, Genotype, is_full_depth
+from dcnas_schema.sampling import cut_depth, random_genotype, random_nets
+from dcnas_schema.space import NET_KINDS, OP_SETS, OPS, OpName, width_bounds
 
 MIXED: tuple[OpName, ...] = ("k3_e3", "k5_e6_se")
 SUBSETS: list[tuple[OpName, ...]] = [*OP_SETS.values(), ("k3_e3",), ("k5_e6_se",), ("k3_e3_se", "k5_e3"), MIXED]
@@ -75,6 +75,53 @@ def test_blocks_of_one_random_genotype_differ_in_their_relative_width() -> None:
     spread = positions(drawn(4, ("k3_e3",), width_multiple=1))
     assert max(level) - min(level) < 0.1
     assert max(spread) - min(spread) > 0.3
+
+
+def depths_of(genotype: Genotype) -> tuple[int, ...]:
+    """Return how many blocks each network stage has."""
+    return tuple(map(len, genotype.stages))
+
+
+def test_every_second_net_has_less_depth() -> None:
+    """Full depth and less come by turns, as many nets as asked for; the latter lack a block of the encoder, so of every kind of net."""
+    nets = random_nets(np.random.Generator(np.random.PCG64(0)), 9, ops=MIXED)
+    for kind in NET_KINDS:
+        assert [is_full_depth(kind, net) for net in nets] == [True, False] * 4 + [True]
+
+
+def test_cut_nets_reach_every_depth_of_the_space() -> None:
+    """From one block a network stage to a single block less than all, every number of blocks occurs, and no network stage is spared."""
+    generator = np.random.Generator(np.random.PCG64(1))
+    depths = [depths_of(cut_depth(generator, drawn(seed))) for seed in range(600)]
+    assert {sum(found) for found in depths} == set(range(len(STAGE_DEPTHS), sum(STAGE_DEPTHS)))
+    for number, most in enumerate(STAGE_DEPTHS):
+        assert {found[number] for found in depths} == set(range(1, most + 1))
+
+
+def test_a_cut_net_keeps_the_first_blocks_of_each_network_stage() -> None:
+    """What a search with learned depth leaves out are the last ones; the blocks kept are those of the net that was cut."""
+    whole = drawn(5)
+    for seed in range(20):
+        cut = cut_depth(np.random.Generator(np.random.PCG64(seed)), whole)
+        assert cut != whole
+        assert all(
+            blocks == all_of_it[: len(blocks)] for blocks, all_of_it in zip(cut.stages, whole.stages, strict=True)
+        )
+
+
+def test_random_nets_depend_on_the_generator_alone() -> None:
+    """The same state gives the same nets; drawing on gives others."""
+    generator = np.random.Generator(np.random.PCG64(3))
+    first, second = (random_nets(generator, 4, ops=MIXED) for _ in range(2))
+    assert first == random_nets(np.random.Generator(np.random.PCG64(3)), 4, ops=MIXED)
+    assert first != second
+
+
+def test_depth_is_full_for_what_a_kind_of_net_has() -> None:
+    """A genotype that lacks a block of network stage 5 alone is cut for classifiers and joint nets, whole for denoisers."""
+    whole = drawn(0)
+    cut = Genotype(stages=(*whole.stages[:4], whole.stages[4][:3], whole.stages[5]))
+    assert [is_full_depth(kind, cut) for kind in NET_KINDS] == [False, True, False]
 
 
 def test_an_impossible_draw_is_refused() -> None:

@@ -235,7 +235,14 @@ def test_the_printed_accuracy_is_the_profiles(profile: LatencyResult, results: P
     first, *others = profile.metadata.accuracy
     told = first.model_copy(
         update={
-            **{"nets": 20, "mape_pct": 3.14, "table_mape_pct": 8.5, "bias_pct": -1.25, "worst_pct": 12.5},
+            **{
+                "nets": 20,
+                "full_depth": 12,
+                "mape_pct": 3.14,
+                "table_mape_pct": 8.5,
+                "bias_pct": -1.25,
+                "worst_pct": 12.5,
+            },
             **{"within_5_pct": 85.0, "within_10_pct": 95.0, "inside_interval_pct": 90.0},
             **{"spearman": 0.98, "kendall": 0.91},
         }
@@ -245,13 +252,50 @@ def test_the_printed_accuracy_is_the_profiles(profile: LatencyResult, results: P
     fit = profile.metadata.calibration
     assert [row["Kind of net"] for row in rows] == [told.kind, *(one.kind for one in others)]
     assert list(rows[0].values()) == [
-        *(told.kind, "20", "3.14", "85", "95", "0.980", "0.910", "-1.25", "12.50", "90", "8.50"),
+        *(told.kind, "20", "12", "3.14", "85", "95", "0.980", "0.910", "-1.25", "12.50", "90", "8.50"),
         *(f"{fit.interval_pct[told.kind]:.1f}", f"{fit.scale[told.kind]:.3f}", f"{fit.overhead_ms[told.kind]:.3f}"),
     ]
     page = latency_section(result, results / "figures")
     cells = "".join(f"<td class='{'' if i else 'text'}'>{text}</td>" for i, text in enumerate(rows[0].values()))
     assert f"<tr>{cells}</tr>" in page
     assert all(f">{title}</th>" in page for title in rows[0])
+
+
+def test_the_error_stands_apart_by_depth(profile: LatencyResult, results: Path) -> None:
+    """Summary, page and CSV tell it for nets of full and of reduced depth; a profile before version 3 has no such table."""
+    assert {one.depth for one in profile.metadata.depths} == {"full", "reduced"}
+    rows = markdown_rows(latency_markdown(profile), "Kind and depth")
+    for row, one in zip(rows, profile.metadata.depths, strict=True):
+        assert row["Kind and depth"] == f"{one.kind}, {one.depth}"
+        assert (row["Held-out nets"], row["MAPE (%)"]) == (str(one.nets), f"{one.mape_pct:.2f}")
+    assert ">Kind and depth</th>" in latency_section(profile, results / "figures")
+    told = [
+        row
+        for row in csv.DictReader(io.StringIO(latency_csv(profile.metadata)))
+        if row["section"] == "accuracy by depth"
+    ]
+    assert [(row["item"], float(row["value"])) for row in told if row["quantity"] == "bias_pct"] == [
+        (f"{one.kind} {one.depth}", one.bias_pct) for one in profile.metadata.depths
+    ]
+    old = changed(profile, depths=())
+    assert "Kind and depth" not in latency_markdown(old) + latency_section(old, results / "figures")
+
+
+def test_a_staircase_is_drawn_as_the_table_has_it(profile: LatencyResult) -> None:
+    """Its line has the same latency over all widths of a step, and no point is hollow; the page says what it is."""
+    plan = profile.metadata.plan.model_copy(update={"modulus": 64, "stairs": True})
+    result = changed(profile, plan=plan)
+    figure = width_curves(profile.entries, result.metadata, "light")
+    drawn = [
+        line for axes in figure.axes for line in axes.lines if line.get_marker() == "None" and len(line.get_xdata()) > 8
+    ]
+    assert drawn
+    for line in drawn:
+        steps: dict[int, set[float]] = {}
+        for x, y in zip(*line.get_data(), strict=True):
+            steps.setdefault(-(-int(x) // 64), set()).add(float(y))
+        assert all(len(found) == 1 for found in steps.values())
+    assert "every begun 64 channels" in latency_markdown(result)
 
 
 def test_the_csv_holds_accuracy_plan_and_gate_at_full_precision(profile: LatencyResult) -> None:

@@ -101,7 +101,7 @@ def differences(a: ProfileMetadata, b: ProfileMetadata) -> list[str]:
         *_unlike("setting", a.setting, b.setting, frozenset()),
         *_unlike("protocol", a.protocol, b.protocol, _OUTCOMES),
     ]
-    for name in ("width_multiple", "modulus"):
+    for name in ("width_multiple", "modulus", "stairs"):
         if (values := (getattr(a.plan, name), getattr(b.plan, name)))[0] != values[1]:
             lines.append(f"plan {name}: {values[0]} | {values[1]}")
     if a.provenance.commit != b.provenance.commit:
@@ -117,7 +117,8 @@ def matched_parts(a: Profile, b: Profile) -> list[Pair]:
 
     Where only one measured a width, the other's latency is its table's, interpolated.
     """
-    tables = [LookupTable.of(p.entries, modulus=p.metadata.plan.modulus) for p in (a, b)]
+    plans = [p.metadata.plan for p in (a, b)]
+    tables = [LookupTable.of(p.entries, modulus=q.modulus, stairs=q.stairs) for p, q in zip((a, b), plans, strict=True)]
     measured = [{Part(e.key, e.mid_channels): e.median_ms for e in p.entries} for p in (a, b)]
     bounds = [_bounds(p.entries) for p in (a, b)]
     pairs = []

@@ -86,6 +86,6 @@ def require_space(entries: Sequence[Entry], metadata: ProfileMetadata, ops: Sequ
     parts = parts_of(
         "dc_nas", uniform_genotype("k3_e3", 3), height=setting.height, width=setting.width, classes=setting.classes
     )
-    table = LookupTable.of(entries, modulus=plan.modulus)
+    table = LookupTable.of(entries, modulus=plan.modulus, stairs=plan.stairs)
     table.total([Part(curve.key, curve.widths[0]) for curve in curves])
     table.total([part for part in parts if part.mid_channels is None])

@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dcnas_latency.call import WARM_CALLS, CallPlan, measure_call
+from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
 from dcnas_latency.lock import device_lock
 from dcnas_schema.latency import LatencySetting, ProfileMetadata
@@ -36,12 +39,16 @@ def why_not_measurable(profile: ProfileMetadata, card: DeviceCard) -> str | None
 
 
 def measure_in_setting(
-    net: "torch.nn.Module", setting: LatencySetting, card: DeviceCard, plan: CallPlan
+    net: "torch.nn.Module", setting: LatencySetting, card: DeviceCard, plan: CallPlan, *, scratch: Path | None = None
 ) -> MeasuredLatency:
     """
     Time one forward pass of `net` on random images: batch, size, precision, memory format and threads are the setting's.
 
     Waits until it has the device of `card` to itself. The caller has made sure that it can be timed here.
+
+    Args:
+        scratch: Folder where this machine's best time of the reference op is kept, as profile_latency keeps it. Without it samples are
+            judged by the best of this session, which cannot tell that the machine is slow throughout.
     """
     import torch
 
@@ -61,7 +68,8 @@ def measure_in_setting(
     torch.set_num_threads(setting.threads)
     try:
         with device_lock(card, exclusive=True):
-            found = measure_call(program, device, plan, context=inference)
+            store_of = None if scratch is None else partial(_store, scratch / "canary", setting, card)
+            found = measure_call(program, device, plan, context=inference, store_of=store_of)
     finally:
         torch.set_num_threads(threads)
     timing = found.timing
@@ -87,4 +95,10 @@ def measure_in_setting(
         noise=found.noise,
         before=found.before,
         after=found.after,
+    )
+
+
+def _store(folder: Path, setting: LatencySetting, card: DeviceCard, op: str) -> CanaryStore:
+    return CanaryStore(
+        folder=folder, fingerprint=fingerprint(card), runtime="torch_eager", threads=setting.threads, op=op
     )

@@ -8,8 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcnas_latency.table import LookupTable
+from dcnas_schema.genotype import is_full_depth
 from dcnas_schema.keys import Part
-from dcnas_schema.latency import Accuracy, Calibration, Entry, NetTiming, ProfileMetadata
+from dcnas_schema.latency import (
+    DEPTHS,
+    Accuracy,
+    Calibration,
+    Depth,
+    DepthAccuracy,
+    Entry,
+    NetTiming,
+    ProfileMetadata,
+)
 from dcnas_schema.space import NetKind
 
 Floats = NDArray[np.float64]
@@ -42,7 +52,8 @@ class Predictor:
     @classmethod
     def of(cls, entries: Sequence[Entry], metadata: ProfileMetadata) -> "Predictor":
         """Return the predictor of a profile as read from its file."""
-        return cls(LookupTable.of(entries, modulus=metadata.plan.modulus), metadata.calibration)
+        plan = metadata.plan
+        return cls(LookupTable.of(entries, modulus=plan.modulus, stairs=plan.stairs), metadata.calibration)
 
     def predict(self, kind: NetKind, parts: Sequence[Part]) -> Prediction:
         """
@@ -58,7 +69,11 @@ class Predictor:
 
 
 def calibrate(
-    table_ms: Mapping[NetKind, Sequence[float]], measured_ms: Mapping[NetKind, Sequence[float]], *, confidence: float
+    table_ms: Mapping[NetKind, Sequence[float]],
+    measured_ms: Mapping[NetKind, Sequence[float]],
+    *,
+    confidence: float,
+    full_depth: int,
 ) -> Calibration:
     """
     Fit scale and overhead of each kind of net by robust regression of relative errors; each has a spread of its own.
@@ -67,6 +82,8 @@ def calibrate(
         table_ms: Plain sums over the table of the nets to fit, by kind. `measured_ms` likewise: at least three nets a kind.
 
         confidence: Level of the prediction interval.
+
+        full_depth: How many of the nets, of all kinds together, have every block.
     """
     scale: dict[NetKind, float] = {}
     overhead: dict[NetKind, float] = {}
@@ -89,29 +106,93 @@ def calibrate(
         interval_pct=interval,
         confidence=confidence,
         fitted_on=sum(map(len, table_ms.values())),
+        fitted_on_full_depth=full_depth,
     )
 
 
 def accuracy_of(kind: NetKind, nets: Sequence[NetTiming]) -> Accuracy:
     """Return the predictor's error on `nets`, all of one kind and none used in the fit."""
-    measured = np.array([net.measured_ms for net in nets])
-    predicted = np.array([net.predicted_ms for net in nets])
-    error = 100 * (predicted / measured - 1)
-    table = 100 * (np.array([net.table_ms for net in nets]) / measured - 1)
+    errors = _Errors.of(nets)
     inside = [net.predicted_low_ms <= net.measured_ms <= net.predicted_high_ms for net in nets]
     return Accuracy(
         kind=kind,
         nets=len(nets),
-        mape_pct=float(np.abs(error).mean()),
-        table_mape_pct=float(np.abs(table).mean()),
-        bias_pct=float(error.mean()),
-        worst_pct=float(np.abs(error).max()),
-        within_5_pct=100 * float((np.abs(error) <= 5).mean()),
-        within_10_pct=100 * float((np.abs(error) <= 10).mean()),
-        spearman=_correlation(_ranks(predicted), _ranks(measured)),
-        kendall=_kendall(predicted, measured),
+        full_depth=sum(depth_of(net) == "full" for net in nets),
+        mape_pct=errors.mape_pct,
+        table_mape_pct=errors.table_mape_pct,
+        bias_pct=errors.bias_pct,
+        worst_pct=errors.worst_pct,
+        within_5_pct=errors.within_pct(5),
+        within_10_pct=errors.within_pct(10),
+        spearman=errors.spearman,
+        kendall=_kendall(errors.predicted, errors.measured),
         inside_interval_pct=100 * float(np.mean(inside)),
     )
+
+
+def accuracy_by_depth(kind: NetKind, nets: Sequence[NetTiming]) -> tuple[DepthAccuracy, ...]:
+    """Return the predictor's error on those of `nets`, all of one kind, that have every block, and on those that do not."""
+    parted: dict[Depth, list[NetTiming]] = {depth: [n for n in nets if depth_of(n) == depth] for depth in DEPTHS}
+    found = {depth: _Errors.of(some) for depth, some in parted.items() if some}
+    return tuple(
+        DepthAccuracy(
+            kind=kind,
+            depth=depth,
+            nets=len(errors.measured),
+            mape_pct=errors.mape_pct,
+            table_mape_pct=errors.table_mape_pct,
+            bias_pct=errors.bias_pct,
+            worst_pct=errors.worst_pct,
+            spearman=errors.spearman,
+        )
+        for depth, errors in found.items()
+    )
+
+
+def depth_of(net: NetTiming) -> Depth:
+    """Return whether a net has every block that its kind may have."""
+    return "full" if is_full_depth(net.kind, net.genotype) else "reduced"
+
+
+@dataclass(frozen=True, slots=True)
+class _Errors:
+    """Latencies of nets in ms, and how far the predictor is off."""
+
+    measured: Floats
+    predicted: Floats
+    table: Floats
+
+    @classmethod
+    def of(cls, nets: Sequence[NetTiming]) -> "_Errors":
+        columns = ([n.measured_ms for n in nets], [n.predicted_ms for n in nets], [n.table_ms for n in nets])
+        return cls(*(np.array(column, dtype=np.float64) for column in columns))
+
+    @property
+    def error(self) -> Floats:
+        return 100 * (self.predicted / self.measured - 1)
+
+    @property
+    def mape_pct(self) -> float:
+        return float(np.abs(self.error).mean())
+
+    @property
+    def table_mape_pct(self) -> float:
+        return 100 * float(np.abs(self.table / self.measured - 1).mean())
+
+    @property
+    def bias_pct(self) -> float:
+        return float(self.error.mean())
+
+    @property
+    def worst_pct(self) -> float:
+        return float(np.abs(self.error).max())
+
+    @property
+    def spearman(self) -> float:
+        return _correlation(_ranks(self.predicted), _ranks(self.measured))
+
+    def within_pct(self, limit_pct: float) -> float:
+        return 100 * float((np.abs(self.error) <= limit_pct).mean())
 
 
 def _robust_line(x: Floats, y: Floats) -> tuple[float, float]:

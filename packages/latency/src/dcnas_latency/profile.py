@@ -27,14 +27,22 @@ from dcnas_latency.plan import (
     probe_runs,
     refine,
 )
-from dcnas_latency.predictor import Predictor, accuracy_of, calibrate
+from dcnas_latency.predictor import Predictor, accuracy_by_depth, accuracy_of, calibrate
 from dcnas_latency.rig import Rig, RigSample, Subject
 from dcnas_latency.samples import Summary
 from dcnas_latency.store import SampleStore, phase_name
 from dcnas_latency.table import LookupTable
-from dcnas_schema.genotype import Genotype
+from dcnas_schema.genotype import Genotype, is_full_depth
 from dcnas_schema.keys import Part
-from dcnas_schema.latency import Accuracy, Calibration, Entry, LatencySetting, NetTiming, PlanReport
+from dcnas_schema.latency import (
+    Accuracy,
+    Calibration,
+    DepthAccuracy,
+    Entry,
+    LatencySetting,
+    NetTiming,
+    PlanReport,
+)
 from dcnas_schema.params import ProfileLatencyParams
 from dcnas_schema.space import NET_KINDS, OP_SETS, NetKind
 
@@ -47,7 +55,7 @@ _TURN = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetSample:
-    """Random genotypes of the space: those that the calibration is fitted on, and those that test it."""
+    """Random genotypes of the space, of full depth and of less: those that the calibration is fitted on, and those that test it."""
 
     fit: Sequence[Genotype]
     held_out: Sequence[Genotype]
@@ -62,6 +70,7 @@ class Profile:
     plan: PlanReport
     calibration: Calibration
     accuracy: tuple[Accuracy, ...]
+    depths: tuple[DepthAccuracy, ...]
     summaries: tuple[Summary, ...]
     """Of the entries, in their order."""
     net_samples: tuple[RigSample, ...]
@@ -105,17 +114,17 @@ class Profiler:
         reference = self._reference(final)
         estimates = Estimates(final, reference_ms=reference, band_pct=params.canary_band_pct)
         entries, summaries = _entries(estimates, points, set(held_out))
-        table = LookupTable.of(entries, modulus=alignment.modulus)
+        table = LookupTable.of(entries, modulus=alignment.modulus, stairs=alignment.stairs)
         measured = [readings.summary() for readings in estimates.subjects(len(parts))]
         timings, calibration = _timings(measured, whole, uses, table, confidence=params.confidence)
+        unseen = {kind: [t for t in timings if t.kind == kind and t.use == "held_out"] for kind in NET_KINDS}
         return Profile(
             entries=entries,
             nets=timings,
             plan=_plan_report(entries, table, alignment, params.width_multiple),
             calibration=calibration,
-            accuracy=tuple(
-                accuracy_of(kind, [t for t in timings if t.kind == kind and t.use == "held_out"]) for kind in NET_KINDS
-            ),
+            accuracy=tuple(accuracy_of(kind, some) for kind, some in unseen.items()),
+            depths=tuple(one for kind, some in unseen.items() for one in accuracy_by_depth(kind, some)),
             summaries=summaries,
             net_samples=estimates.accepted(len(parts)),
             rejected=estimates.rejected,
@@ -130,7 +139,8 @@ class Profiler:
         self._scout("probes", probes)
         alignment = detect_alignment(runs, self._medians(), width_multiple=params.width_multiple)
         points: dict[Part, None] = dict.fromkeys(probes)
-        wanted = [part for part in first_points(curves, modulus=alignment.modulus) if part not in points]
+        modulus, stairs = alignment.modulus, alignment.stairs
+        wanted = [part for part in first_points(curves, modulus=modulus, stairs=stairs) if part not in points]
         for generation in range(params.generations):
             if not wanted:
                 break
@@ -141,7 +151,8 @@ class Profiler:
             wanted = refine(
                 curves,
                 {part: ms for part, ms in self._medians().items() if part in points},
-                modulus=alignment.modulus,
+                modulus=modulus,
+                stairs=stairs,
                 tolerance_pct=params.tolerance_pct,
                 most=params.most_entries - len(points),
             )
@@ -281,6 +292,7 @@ def _timings(
         {kind: [sums[i] for i in chosen] for kind, chosen in fit.items()},
         {kind: [measured[i].median_ms for i in chosen] for kind, chosen in fit.items()},
         confidence=confidence,
+        full_depth=sum(_is_full(whole[i]) for chosen in fit.values() for i in chosen),
     )
     predictor = Predictor(table, calibration)
     timings = tuple(
@@ -288,6 +300,12 @@ def _timings(
         for subject, role, summary, total in zip(whole, uses, measured, sums, strict=True)
     )
     return timings, calibration
+
+
+def _is_full(subject: Subject) -> bool:
+    assert subject.kind is not None
+    assert subject.genotype is not None
+    return is_full_depth(subject.kind, subject.genotype)
 
 
 def _timing(subject: Subject, role: str, summary: Summary, table_ms: float, predictor: Predictor) -> NetTiming:
@@ -319,6 +337,7 @@ def _plan_report(entries: Sequence[Entry], table: LookupTable, alignment: Alignm
         width_multiple=width_multiple,
         modulus=alignment.modulus,
         modulus_gain_pct=alignment.gain_pct,
+        stairs=alignment.stairs,
         mean_error_pct=float(np.abs(errors).mean()) if len(errors) else 0.0,
         bias_pct=float(errors.mean()) if len(errors) else 0.0,
         worst_error_pct=float(np.abs(errors).max()) if len(errors) else 0.0,

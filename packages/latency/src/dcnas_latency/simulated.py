@@ -30,6 +30,8 @@ class Law:
     modulus: int = 16
     """Widths that are multiples of it run faster by `modulus_gain`."""
     modulus_gain: float = 0.05
+    computed_in: int = 1
+    """Widths are computed in blocks of so many channels, of which every begun one costs a whole one."""
     overlap: float = 0.03
     """Share of each part's time that a whole net hides behind its neighbours."""
     overhead_ms: float = 0.05
@@ -118,7 +120,8 @@ def true_ms(subject: Subject, law: Law) -> float:
 
 def part_ms(part: Part, law: Law) -> float:
     """Return what a part alone costs by the law."""
-    layers, macs = _work(part.key, part.mid_channels)
+    mid = None if part.mid_channels is None else -(-part.mid_channels // law.computed_in) * law.computed_in
+    layers, macs = _work(part.key, mid)
     gain = law.modulus_gain if part.mid_channels is not None and part.mid_channels % law.modulus == 0 else 0.0
     return law.launch_ms * layers + macs / law.macs_per_ms * (1 - gain)
 

@@ -23,25 +23,31 @@ class LookupTable:
 
         modulus: Widths that are multiples of it run on a line of their own on this device (an AVX-512 CPU: multiples of 16); the two
             classes are interpolated apart.
+
+        stairs: Every begun modulus costs a whole one: a width has the latency of its step, and steps are interpolated. Points of one
+            step are points of one thing, and their mean counts.
     """
 
-    def __init__(self, points: Mapping[Part, float], *, modulus: int) -> None:
+    def __init__(self, points: Mapping[Part, float], *, modulus: int, stairs: bool = False) -> None:
         self._fixed = {part.key: ms for part, ms in points.items() if part.mid_channels is None}
-        self._modulus = modulus
-        grouped: dict[tuple[LatencyKey, bool], list[tuple[int, float]]] = defaultdict(list)
+        self._modulus, self._stairs = modulus, stairs
+        grouped: dict[tuple[LatencyKey, bool], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         for part, ms in points.items():
             if part.mid_channels is not None:
-                grouped[part.key, part.mid_channels % modulus == 0].append((part.mid_channels, ms))
+                grouped[part.key, self._aligned(part.mid_channels)][self._place(part.mid_channels)].append(ms)
         self._curves = {
-            name: tuple(np.array(column, dtype=np.float64) for column in zip(*sorted(curve), strict=True))
+            name: (
+                np.array(sorted(curve), dtype=np.float64),
+                np.array([np.mean(curve[place]) for place in sorted(curve)], dtype=np.float64),
+            )
             for name, curve in grouped.items()
         }
 
     @classmethod
-    def of(cls, entries: Iterable[Entry], *, modulus: int) -> "LookupTable":
+    def of(cls, entries: Iterable[Entry], *, modulus: int, stairs: bool = False) -> "LookupTable":
         """Return the table of a profile's entries; those held out are left out."""
         points = {Part(e.key, e.mid_channels): e.median_ms for e in entries if e.role == "plan"}
-        return cls(points, modulus=modulus)
+        return cls(points, modulus=modulus, stairs=stairs)
 
     def lookup(self, part: Part) -> float:
         """
@@ -54,16 +60,22 @@ class LookupTable:
             if part.key not in self._fixed:
                 raise _missing(part)
             return self._fixed[part.key]
-        aligned = part.mid_channels % self._modulus == 0
+        aligned = self._aligned(part.mid_channels)
         curve = self._curves.get((part.key, aligned)) or self._curves.get((part.key, not aligned))
         if curve is None:
             raise _missing(part)
-        widths, ms = curve
-        return float(np.interp(part.mid_channels, widths, ms))
+        places, ms = curve
+        return float(np.interp(self._place(part.mid_channels), places, ms))
 
     def total(self, parts: Sequence[Part]) -> float:
         """Return the plain sum over the table in ms."""
         return sum(self.lookup(part) for part in parts)
+
+    def _aligned(self, width: int) -> bool:
+        return not self._stairs and width % self._modulus == 0
+
+    def _place(self, width: int) -> int:
+        return -(-width // self._modulus) if self._stairs else width
 
 
 def _missing(part: Part) -> LatencyKeyMissingError:

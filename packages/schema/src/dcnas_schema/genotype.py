@@ -68,6 +68,12 @@ class Genotype(Record):
         )
 
 
+def is_full_depth(kind: NetKind, genotype: Genotype) -> bool:
+    """Return whether a net of `kind` has every block that the space allows it: a denoiser has those of the encoder alone."""
+    stages = SHARED_STAGES if kind == "d_nas" else len(STAGE_DEPTHS)
+    return tuple(map(len, genotype.stages[:stages])) == STAGE_DEPTHS[:stages]
+
+
 def uniform_genotype(op: OpName, expand_ratio: float) -> Genotype:
     """Return the genotype with `op` everywhere, each block `expand_ratio` times as wide as its input."""
     return Genotype(

@@ -5,7 +5,7 @@ Rows are lookup-table entries; whole nets, calibration, accuracy, noise gate, de
 All times are in ms, of one forward pass of a whole batch in eval mode.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -16,6 +16,9 @@ from dcnas_schema.provenance import DeviceCard, DeviceState, Provenance, Record
 from dcnas_schema.space import NetKind
 
 Runtime = Literal["torch_eager", "torch_cuda_graph", "torch_compile", "onnxruntime", "simulated"]
+Depth = Literal["full", "reduced"]
+"""Whether a net has every block that the space allows it, or fewer."""
+DEPTHS: tuple[Depth, ...] = get_args(Depth)
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -139,6 +142,14 @@ class Calibration(Record):
     confidence: float
     fitted_on: int
     """Nets, of all kinds together."""
+    fitted_on_full_depth: int
+    """Those of them that have every block; in profiles before version 3 all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _full_depth_alone(cls, values: Any) -> Any:
+        """Take all nets of a profile before version 3 for nets of full depth: no others were drawn."""
+        return _with_default(values, "fitted_on_full_depth", "fitted_on")
 
     @model_validator(mode="before")
     @classmethod
@@ -156,6 +167,8 @@ class Accuracy(Record):
 
     kind: NetKind
     nets: int
+    full_depth: int
+    """Those of them that have every block; in profiles before version 3 all."""
     mape_pct: float
     table_mape_pct: float
     """Of the plain sum over the table, without calibration."""
@@ -168,6 +181,30 @@ class Accuracy(Record):
     kendall: float
     inside_interval_pct: float
     """Share of nets, in per cent, whose measured latency lies in the prediction interval."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _full_depth_alone(cls, values: Any) -> Any:
+        """Take all nets of a profile before version 3 for nets of full depth: no others were drawn."""
+        return _with_default(values, "full_depth", "nets")
+
+
+class DepthAccuracy(Record):
+    """
+    Error of the predictor on the held-out nets of one kind and depth, in per cent of the measured latency.
+
+    A search with learned depth ends with nets of reduced depth, one without with nets of full depth.
+    """
+
+    kind: NetKind
+    depth: Depth
+    nets: int
+    mape_pct: float
+    table_mape_pct: float
+    """Of the plain sum over the table, without calibration."""
+    bias_pct: float
+    worst_pct: float
+    spearman: float
 
 
 class GateCheck(Record):
@@ -207,7 +244,9 @@ class PlanReport(Record):
     modulus: int
     """Widths that are multiples of this run on a line of their own on this device; equal to `width_multiple` where none do."""
     modulus_gain_pct: float
-    """How far the multiples of `modulus` lie under their neighbours' line, median over the probes."""
+    """How far the multiples of `modulus` lie under their neighbours' line, median over the probes; 0 of a staircase."""
+    stairs: bool = False
+    """Every begun `modulus` costs a whole one: the table has a value a step, and interpolates between steps (from version 3 on)."""
     mean_error_pct: float
     """Of the table's interpolation at held-out widths, absolute, in per cent of the measured entry."""
     bias_pct: float
@@ -242,8 +281,11 @@ class LatencyProtocol(Record):
 class ProfileMetadata(Record):
     """What a latency profile says of itself."""
 
-    version: Literal[1, 2] = 2
-    """Version 1 had one prediction interval for all kinds of net and no canary; it is still read."""
+    version: Literal[1, 2, 3] = 3
+    """
+    Version 1 had one prediction interval for all kinds of net and no canary; in versions 1 and 2 all whole nets have full depth. Both are
+    still read.
+    """
     device: DeviceCard
     setting: LatencySetting
     protocol: LatencyProtocol
@@ -254,6 +296,8 @@ class ProfileMetadata(Record):
     plan: PlanReport
     calibration: Calibration
     accuracy: tuple[Accuracy, ...]
+    depths: tuple[DepthAccuracy, ...] = ()
+    """The same nets apart by depth, where there are any; empty before version 3."""
     nets: tuple[NetTiming, ...]
     gate: Gate
     provenance: Provenance
@@ -263,3 +307,10 @@ class ProfileMetadata(Record):
         if not self.gate.passed and not self.gate.allow_noisy:
             raise ValueError("a profile that failed its noise gate was not allowed to be written")
         return self
+
+
+def _with_default(values: Any, name: str, other: str) -> Any:
+    """Return `values` with `name` as `other` where it is missing; whatever is no mapping is left to pydantic."""
+    if not isinstance(values, dict) or other not in values:
+        return values
+    return {name: values[other], **values}

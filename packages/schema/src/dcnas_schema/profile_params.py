@@ -57,9 +57,9 @@ class ProfileLatencyParams(Section):
     held_out_widths: Annotated[int, Field(ge=10, le=10_000)]
     """Further widths that only test the table."""
     fit_nets: Annotated[int, Field(ge=4, le=1000)]
-    """Random whole nets of each kind that the calibration is fitted on."""
+    """Random whole nets of each kind that the calibration is fitted on; every second has less than full depth."""
     held_out_nets: Annotated[int, Field(ge=4, le=1000)]
-    """Random whole nets of each kind that test the predictor."""
+    """Random whole nets of each kind that test the predictor; every second has less than full depth."""
     builds: Annotated[int, Field(ge=1, le=8)]
     """Processes that take turns; the gate compares them."""
     rounds: Annotated[int, Field(ge=3, le=10_000)]

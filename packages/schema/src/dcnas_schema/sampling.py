@@ -1,4 +1,4 @@
-"""Random genotypes: drawn so that nets from the smallest to the largest of the space occur. No torch, for an edge box may lack it."""
+"""Random genotypes: drawn so that nets of all sizes and depths of the space occur. No torch, for an edge box may lack it."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dcnas_harness.errors import BadInputError
-from dcnas_schema.genotype import BlockChoice, Genotype
+from dcnas_schema.genotype import STAGE_DEPTHS, BlockChoice, Genotype, is_full_depth
 from dcnas_schema.space import OPS, PLACES, OpName, Place, width_bounds
 
 
@@ -41,6 +41,38 @@ def random_genotype(
         position = min(max(size + spread * float(generator.standard_normal()), 0.0), 1.0)
         chosen[place.stage - 1].append(BlockChoice(op=op, mid_channels=_width_at(position, place, op, width_multiple)))
     return Genotype(stages=tuple(tuple(blocks) for blocks in chosen))
+
+
+def random_nets(
+    generator: np.random.Generator, count: int, *, ops: Sequence[OpName], width_multiple: int = 8
+) -> tuple[Genotype, ...]:
+    """
+    Draw `count` genotypes by turns of full depth and of less, as searches find them: every second has been cut by `cut_depth`.
+
+    Args:
+        generator: Its state decides everything. `ops` and `width_multiple` as in `random_genotype`.
+    """
+    drawn = (random_genotype(generator, ops=ops, width_multiple=width_multiple) for _ in range(count))
+    return tuple(cut_depth(generator, one) if number % 2 else one for number, one in enumerate(drawn))
+
+
+def cut_depth(generator: np.random.Generator, genotype: Genotype, *, spread: float = 0.2) -> Genotype:
+    """
+    Return `genotype` with less depth: each network stage keeps its first blocks, at least one.
+
+    The net's relative depth is drawn first, uniform on [0, 1], for the reason that sizes are; each network stage has it, plus noise of
+    `spread`. Drawn anew until the encoder has lost a block, so that nets of every kind are shallower than `genotype`.
+
+    Args:
+        genotype: Of full depth.
+    """
+    while True:
+        depth = generator.random()
+        positions = np.clip(depth + spread * generator.standard_normal(len(STAGE_DEPTHS)), 0.0, 1.0)
+        kept = [1 + round(float(at) * (most - 1)) for at, most in zip(positions, STAGE_DEPTHS, strict=True)]
+        cut = Genotype(stages=tuple(blocks[:some] for blocks, some in zip(genotype.stages, kept, strict=True)))
+        if not is_full_depth("d_nas", cut):
+            return cut
 
 
 def _random_op(generator: np.random.Generator, ops: Sequence[OpName], size: float) -> OpName:

@@ -36,7 +36,12 @@ def main() -> None:
         command.add_argument("--params", type=Path, default=Path("params.yaml"), help="parameter file")
         command.add_argument("--profile", type=Path, required=True, help="latency profile that the searches took")
         command.add_argument("--out", type=Path, required=True, help=out)
-        command.add_argument("--scratch", type=Path, default=Path(".scratch"), help="folder for locks, never an output")
+        command.add_argument(
+            "--scratch",
+            type=Path,
+            default=Path(".scratch"),
+            help="folder for locks, never an output",
+        )
     arguments = parser.parse_args()
     die_with_parent()
     arguments.run(arguments)
@@ -50,7 +55,12 @@ def _derive(arguments: argparse.Namespace) -> None:
     from dcnas_derive_genotype.job import Job, Settings, derive_job
 
     settings = Settings(device=params.device, derive_genotype=params.derive_genotype)
-    job = Job(settings=settings, architecture=arguments.architecture, profile=arguments.profile)
+    job = Job(
+        settings=settings,
+        architecture=arguments.architecture,
+        profile=arguments.profile,
+        scratch=arguments.scratch,
+    )
     with exclusive_run(arguments.out, arguments.scratch):
         record = derive_job(job, arguments.out)
     predicted, measured = record.predicted[record.bound], record.measured

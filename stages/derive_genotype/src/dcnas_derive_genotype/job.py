@@ -42,6 +42,8 @@ class Job:
     """What the search ends with: architecture.json."""
     profile: Path
     """The latency profile."""
+    scratch: Path
+    """Folder where this machine's best time of the reference op is kept, as profile_latency keeps it."""
 
 
 def derive_job(job: Job, out: Path) -> DerivedGenotype:
@@ -57,7 +59,7 @@ def derive_job(job: Job, out: Path) -> DerivedGenotype:
     found = read_json_record(job.architecture, ArchitectureRecord)
     entries, profile = read_profile(job.profile)
     genotype = genotype_of(found)
-    measured, reason = _measure(job.settings.derive_genotype, found.spec.kind, genotype, profile, card)
+    measured, reason = _measure(job, found.spec.kind, genotype, profile, card)
     record = DerivedGenotype(
         search=found.search,
         seed=found.seed,
@@ -107,12 +109,13 @@ def _cost(kind: NetKind, genotype: Genotype, setting: LatencySetting) -> NetCost
 
 
 def _measure(
-    params: DeriveGenotypeParams, kind: NetKind, genotype: Genotype, profile: ProfileMetadata, card: DeviceCard
+    job: Job, kind: NetKind, genotype: Genotype, profile: ProfileMetadata, card: DeviceCard
 ) -> tuple[MeasuredLatency | None, str | None]:
     """Return the measured latency, or `None` and the reason."""
+    params = job.settings.derive_genotype
     reason = "derive_genotype.measure is false" if not params.measure else why_not_measurable(profile, card)
     if reason is not None:
         return None, reason
     net = build_space_net(kind, genotype, classes=profile.setting.classes, seed=0)
     plan = CallPlan(warmup=params.warmup, repeats=params.repeats, canary_band_pct=params.canary_band_pct)
-    return measure_in_setting(net, profile.setting, card, plan), None
+    return measure_in_setting(net, profile.setting, card, plan, scratch=job.scratch), None

@@ -31,7 +31,7 @@ from dcnas_profile_latency.sessions import Session, Sessions
 from dcnas_schema.latency import Gate, LatencyProtocol, LatencySetting, ProfileMetadata
 from dcnas_schema.params import DeviceParams, ProfileLatencyParams, Section, digest_of
 from dcnas_schema.provenance import DeviceCard, DeviceState
-from dcnas_schema.sampling import random_genotype
+from dcnas_schema.sampling import random_nets
 from dcnas_schema.space import OP_SETS
 
 _CODE = ("dcnas_profile_latency", "dcnas_latency", "dcnas_nets")
@@ -231,12 +231,13 @@ def _watched(card: DeviceCard) -> Iterator[Callable[[], Sequence[tuple[float, De
 
 
 def _draw_nets(params: ProfileLatencyParams) -> NetSample:
+    """Return the whole nets, half of each use of full depth and half of less: a search may end with either."""
     generator = np.random.Generator(np.random.PCG64([params.seed, 2]))
-    drawn = [
-        random_genotype(generator, ops=OP_SETS[params.ops], width_multiple=params.width_multiple)
-        for _ in range(params.fit_nets + params.held_out_nets)
-    ]
-    return NetSample(fit=drawn[: params.fit_nets], held_out=drawn[params.fit_nets :])
+    fit, held_out = (
+        random_nets(generator, count, ops=OP_SETS[params.ops], width_multiple=params.width_multiple)
+        for count in (params.fit_nets, params.held_out_nets)
+    )
+    return NetSample(fit=fit, held_out=held_out)
 
 
 def _digest(settings: Settings, card: DeviceCard) -> str:
@@ -322,6 +323,7 @@ def _metadata(
         plan=profile.plan,
         calibration=profile.calibration,
         accuracy=profile.accuracy,
+        depths=profile.depths,
         nets=profile.nets,
         gate=gate,
         provenance=collect_provenance(

@@ -19,10 +19,15 @@ def print_summary(metadata: ProfileMetadata, path: Path) -> None:
     )
     for one in metadata.accuracy:
         print(
-            f"  {one.kind:<6} predicted on {one.nets} held-out nets: MAPE {one.mape_pct:.1f} %, bias {one.bias_pct:+.1f} %, "
-            f"{one.within_5_pct:.0f} % within 5 %, {one.within_10_pct:.0f} % within 10 %, Spearman {one.spearman:.3f}; "
-            f"plain table {one.table_mape_pct:.1f} %; interval ±{metadata.calibration.interval_pct[one.kind]:.1f} % "
-            f"holds {one.inside_interval_pct:.0f} %"
+            f"  {one.kind:<6} predicted on {one.nets} held-out nets, {one.full_depth} of full depth: MAPE {one.mape_pct:.1f} %, "
+            f"bias {one.bias_pct:+.1f} %, {one.within_5_pct:.0f} % within 5 %, {one.within_10_pct:.0f} % within 10 %, "
+            f"Spearman {one.spearman:.3f}; plain table {one.table_mape_pct:.1f} %; "
+            f"interval ±{metadata.calibration.interval_pct[one.kind]:.1f} % holds {one.inside_interval_pct:.0f} %"
+        )
+    for part in metadata.depths:
+        print(
+            f"  {part.kind:<6} of {part.depth} depth alone ({part.nets}): MAPE {part.mape_pct:.1f} %, bias {part.bias_pct:+.1f} %, "
+            f"worst {part.worst_pct:.1f} %, Spearman {part.spearman:.3f}"
         )
     print(f"  noise gate: {'passed' if metadata.gate.passed else 'CLOSED, recorded because allow_noisy is set'}")
     for check in metadata.gate.checks:
@@ -31,6 +36,8 @@ def print_summary(metadata: ProfileMetadata, path: Path) -> None:
 
 def _alignment(metadata: ProfileMetadata) -> str:
     plan = metadata.plan
+    if plan.stairs:
+        return f"a staircase: every begun {plan.modulus} channels cost as many"
     if plan.modulus == plan.width_multiple:
         return "no alignment step seen"
     return f"multiples of {plan.modulus} run {plan.modulus_gain_pct:.1f} % under the others' line"

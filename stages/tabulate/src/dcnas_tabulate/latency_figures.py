@@ -17,7 +17,7 @@ from dcnas_latency.gate import REJECTED_THROTTLE_BITS
 from dcnas_latency.table import LatencyKeyMissingError, LookupTable
 from dcnas_schema.genotype import block_key
 from dcnas_schema.keys import LatencyKey, Part
-from dcnas_schema.latency import Accuracy, Entry, NetTiming, ProfileMetadata
+from dcnas_schema.latency import Accuracy, Entry, NetTiming, PlanReport, ProfileMetadata
 from dcnas_schema.provenance import DeviceState
 from dcnas_schema.space import OPS, PLACES, NetKind, OpName, padded
 from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
@@ -82,7 +82,7 @@ def starting_latencies(entries: Sequence[Entry], metadata: ProfileMetadata) -> t
     Raises:
         CorruptArtefactError: It covers none.
     """
-    table = LookupTable.of(entries, modulus=metadata.plan.modulus)
+    table = LookupTable.of(entries, modulus=metadata.plan.modulus, stairs=metadata.plan.stairs)
     height, width = padded(metadata.setting.height), padded(metadata.setting.width)
     names: list[OpName] = []
     columns = []
@@ -139,7 +139,7 @@ def width_curves(entries: Sequence[Entry], metadata: ProfileMetadata, theme: str
     for number, (axes, (place, curves)) in enumerate(zip(grid, panels.items(), strict=False)):
         style_axes(axes, theme)
         for key, points in curves.items():
-            _draw_width_curve(axes, key, points, metadata.plan.modulus)
+            _draw_width_curve(axes, key, points, metadata.plan)
         axes.set_title(place, color=THEMES[theme]["ink"], fontsize=9.5)
         axes.set_ylim(0, 1.2 * max(entry.median_ms for points in curves.values() for entry in points))
         if number + 4 >= len(panels):
@@ -301,19 +301,29 @@ def _panel_order(curves: dict[LatencyKey, list[Entry]]) -> tuple[int, int]:
     return key.in_channels, key.out_channels
 
 
-def _draw_width_curve(axes: Axes, key: LatencyKey, points: Sequence[Entry], modulus: int) -> None:
+def _draw_width_curve(axes: Axes, key: LatencyKey, points: Sequence[Entry], plan: PlanReport) -> None:
     colour = _SE_COLOURS[key.se_channels // key.in_channels]
     marker, line = ("o", "-") if key.kernel_size == 3 else ("s", "--")
     for aligned in (True, False):
-        mine = sorted((e for e in points if e.role == "plan" and (_width(e) % modulus == 0) == aligned), key=_width)
+        mine = sorted((e for e in points if e.role == "plan" and _aligned(e, plan) == aligned), key=_width)
         x, y = [_width(e) for e in mine], [e.median_ms for e in mine]
-        face = colour if aligned else "none"
-        axes.plot(x, y, color=colour, ls=line, lw=1.1, marker=marker, ms=3.6, mfc=face, mec=colour, mew=0.9)
+        face, joined = colour if aligned else "none", "" if plan.stairs else line
+        axes.plot(x, y, color=colour, ls=joined, lw=1.1, marker=marker, ms=3.6, mfc=face, mec=colour, mew=0.9)
         axes.vlines(x, [e.low_ms for e in mine], [e.high_ms for e in mine], color=colour, lw=0.8, alpha=0.5)
+    if plan.stairs:
+        table = LookupTable.of(points, modulus=plan.modulus, stairs=True)
+        ends = [_width(e) for e in points if e.role == "plan"]
+        widths = list(range(min(ends), max(ends) + 1, plan.width_multiple))
+        axes.plot(widths, [table.lookup(Part(key, w)) for w in widths], color=colour, ls=line, lw=1.1)
     held_out = [e for e in points if e.role == "held_out"]
     axes.plot(
         [_width(e) for e in held_out], [e.median_ms for e in held_out], "x", color=colour, ms=7, mew=1.8, zorder=4
     )
+
+
+def _aligned(entry: Entry, plan: PlanReport) -> bool:
+    """Return whether an entry is drawn full: a multiple of the modulus, or any on a staircase, which has one class alone."""
+    return plan.stairs or _width(entry) % plan.modulus == 0
 
 
 def _width(entry: Entry) -> int:
@@ -329,7 +339,7 @@ def _curve_handles(metadata: ProfileMetadata, theme: str) -> list[Line2D | Patch
         Line2D([], [], color=ink, ls="-", marker="o", ms=4, label="3x3 kernel: table and measured points"),
         Line2D([], [], color=ink, ls="--", marker="s", ms=4, label="5x5 kernel"),
     ]
-    if plan.modulus != plan.width_multiple:
+    if plan.modulus != plan.width_multiple and not plan.stairs:
         label = f"hollow: no multiple of {plan.modulus}"
         handles.append(Line2D([], [], color=ink, ls="", marker="o", mfc="none", ms=5, label=label))
     handles += [

@@ -16,8 +16,9 @@ from dcnas_tabulate.sentences import card_items, percent
 
 _COLUMNS = ("section", "item", "quantity", "value", "unit", "limit", "passed", "note")
 _READING = (
-    "Predicted = scale x (sum over the table) + overhead, fitted on {fitted} whole nets and tested on the held-out ones. Errors are in "
-    "per cent of the measured latency: MAPE their mean size, bias their mean. Latencies are of one forward pass of a whole batch."
+    "Predicted = scale x (sum over the table) + overhead, fitted on {fitted} whole nets, {full} of them of full depth, and tested on the "
+    "held-out ones. Errors are in per cent of the measured latency: MAPE their mean size, bias their mean. Latencies are of one forward "
+    "pass of a whole batch."
 )
 _LEVELLED = "what they cost, as told by all subjects timed about then, is taken out of every figure alike"
 _SIMULATED = "The device is a formula: these times test the pipeline and say nothing of any machine."
@@ -60,6 +61,7 @@ def latency_markdown(result: LatencyResult) -> str:
         _bullets(_setting_items(metadata)),
         "### The predictor on held-out whole nets",
         _markdown_grid(_accuracy_grid(metadata)),
+        *map(_markdown_grid, _depth_grids(metadata)),
         _reading(metadata),
         "### The table over the width",
         _bullets(_plan_items(metadata)),
@@ -79,13 +81,16 @@ def latency_csv(metadata: ProfileMetadata) -> str:
     for one in metadata.accuracy:
         values = one.model_dump(exclude={"kind"})
         rows += [("accuracy", one.kind, name, value, _unit(name), "", "", "") for name, value in values.items()]
+    for part in metadata.depths:
+        item, values = f"{part.kind} {part.depth}", part.model_dump(exclude={"kind", "depth"})
+        rows += [("accuracy by depth", item, name, value, _unit(name), "", "", "") for name, value in values.items()]
     fit = metadata.calibration
     for kind in fit.scale:
         rows.append(("calibration", kind, "scale", fit.scale[kind], "", "", "", ""))
         rows.append(("calibration", kind, "overhead_ms", fit.overhead_ms[kind], "ms", "", "", ""))
         rows.append(("calibration", kind, "spread_pct", fit.spread_pct[kind], "%", "", "", ""))
         rows.append(("calibration", kind, "interval_pct", fit.interval_pct[kind], "%", "", "", ""))
-    pooled = fit.model_dump(include={"confidence", "fitted_on"})
+    pooled = fit.model_dump(include={"confidence", "fitted_on", "fitted_on_full_depth"})
     rows += [("calibration", "all", name, value, _unit(name), "", "", "") for name, value in pooled.items()]
     plan = metadata.plan.model_dump()
     rows += [("plan", "all", name, value, _unit(name), "", "", "") for name, value in plan.items()]
@@ -111,6 +116,7 @@ def latency_section(result: LatencyResult, figures: Path) -> str:
         list_html(_setting_items(metadata)),
         "<h3>The predictor on held-out whole nets</h3>",
         _html_grid(_accuracy_grid(metadata)),
+        *map(_html_grid, _depth_grids(metadata)),
         f"<p class=note>{html.escape(_reading(metadata))}</p>",
         *(f"<h3>{html.escape(title)}</h3>{drawing(figures, name, title)}" for name, (_, title) in FIGURES.items()),
         "<h3>The table over the width</h3>",
@@ -141,7 +147,8 @@ def _simulated(metadata: ProfileMetadata) -> bool:
 
 
 def _reading(metadata: ProfileMetadata) -> str:
-    return _READING.format(fitted=metadata.calibration.fitted_on)
+    fit = metadata.calibration
+    return _READING.format(fitted=fit.fitted_on, full=fit.fitted_on_full_depth)
 
 
 def _verdict(metadata: ProfileMetadata) -> str:
@@ -153,6 +160,7 @@ def _accuracy_grid(metadata: ProfileMetadata) -> Grid:
     head = (
         "Kind of net",
         "Held-out nets",
+        "Of full depth",
         "MAPE (%)",
         "Within 5 % (%)",
         "Within 10 % (%)",
@@ -170,6 +178,7 @@ def _accuracy_grid(metadata: ProfileMetadata) -> Grid:
         (
             one.kind,
             str(one.nets),
+            str(one.full_depth),
             f"{one.mape_pct:.2f}",
             f"{one.within_5_pct:.0f}",
             f"{one.within_10_pct:.0f}",
@@ -186,6 +195,32 @@ def _accuracy_grid(metadata: ProfileMetadata) -> Grid:
         for one in metadata.accuracy
     )
     return Grid(head=head, rows=rows, text_columns=frozenset({0}))
+
+
+def _depth_grids(metadata: ProfileMetadata) -> list[Grid]:
+    """Return the errors apart by depth as a table; none where all nets have full depth (profiles before version 3)."""
+    head = (
+        "Kind and depth",
+        "Held-out nets",
+        "MAPE (%)",
+        "Bias (%)",
+        "Worst (%)",
+        "Spearman",
+        "MAPE of the plain table (%)",
+    )
+    rows = tuple(
+        (
+            f"{one.kind}, {one.depth}",
+            str(one.nets),
+            f"{one.mape_pct:.2f}",
+            f"{one.bias_pct:+.2f}",
+            f"{one.worst_pct:.2f}",
+            f"{one.spearman:.3f}",
+            f"{one.table_mape_pct:.2f}",
+        )
+        for one in metadata.depths
+    )
+    return [Grid(head=head, rows=rows, text_columns=frozenset({0}))] if rows else []
 
 
 def _gate_grid(metadata: ProfileMetadata) -> Grid:
@@ -215,11 +250,12 @@ def _setting_items(metadata: ProfileMetadata) -> list[tuple[str, str]]:
 
 def _plan_items(metadata: ProfileMetadata) -> list[tuple[str, str]]:
     plan = metadata.plan
-    step = (
-        "none seen"
-        if plan.modulus == plan.width_multiple
-        else f"multiples of {plan.modulus} run {plan.modulus_gain_pct:.1f} % under the others' line"
-    )
+    if plan.stairs:
+        step = f"a staircase: every begun {plan.modulus} channels cost as many"
+    elif plan.modulus == plan.width_multiple:
+        step = "none seen"
+    else:
+        step = f"multiples of {plan.modulus} run {plan.modulus_gain_pct:.1f} % under the others' line"
     error = f"off by {plan.mean_error_pct:.1f} % in the mean, bias {plan.bias_pct:+.1f} %, worst {plan.worst_error_pct:.1f} %"
     return [
         ("entries", f"{plan.entries}, widths in multiples of {plan.width_multiple} channels"),
