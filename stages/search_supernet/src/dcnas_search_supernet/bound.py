@@ -3,6 +3,8 @@
 from functools import cache
 
 from dcnas_harness.errors import BadInputError
+from pathlib import Path
+
 from dcnas_latency.in_setting import why_not_measurable
 from dcnas_latency.predictor import Predictor
 from dcnas_schema.genotype import STAGE_DEPTHS, block_key, parts_of, uniform_genotype
@@ -39,9 +41,14 @@ def net_latency(predictor: Predictor, kind: NetKind, setting: LatencySetting) ->
     )
 
 
-def reference_latency_ms(name: BaselineClassifier, profile: ProfileMetadata, card: DeviceCard) -> float:
+def reference_latency_ms(
+    name: BaselineClassifier, profile: ProfileMetadata, card: DeviceCard, *, scratch: Path
+) -> float:
     """
     Return the measured latency in ms of a net of the literature, in the profile's setting on this device.
+
+    Args:
+        scratch: Folder where this machine's best time of the reference op is kept.
 
     Raises:
         BadInputError: It cannot be timed here as the profile was.
@@ -52,7 +59,7 @@ def reference_latency_ms(name: BaselineClassifier, profile: ProfileMetadata, car
             where="params.yaml: searches",
             remedy="give the target in ms",
         )
-    return ask(name, profile.setting, card.kind)
+    return ask(name, profile.setting, card.kind, scratch=scratch)
 
 
 def target_within(fraction: float, spec: SearchSpec, net: NetLatency) -> float:

@@ -198,7 +198,7 @@ def _target(job: Job, profile: ProfileMetadata, card: DeviceCard, folder: Path, 
     if path.is_file():
         measured = read_json_record(path, _Reference, remedy=f"delete {folder}").ms
     else:
-        measured = reference_latency_ms(target.to, profile, card)
+        measured = reference_latency_ms(target.to, profile, card, scratch=job.scratch)
         write_json_record(path, _Reference(net=target.to, ms=measured))
     return _Target(ms=target.relative * measured, reference_ms=measured)
 

@@ -7,6 +7,7 @@ Expect: on the last line of stdout the median latency in ms of one pass of a who
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Literal
 
 from dcnas_harness.asking import respond, respondent
@@ -25,17 +26,22 @@ class Question(Record):
     net: BaselineClassifier
     setting: LatencySetting
     device: Literal["cpu", "cuda"]
+    scratch: str
 
 
-def ask(net: BaselineClassifier, setting: LatencySetting, device: Literal["cpu", "cuda"]) -> float:
+def ask(net: BaselineClassifier, setting: LatencySetting, device: Literal["cpu", "cuda"], *, scratch: Path) -> float:
     """
     Return the median latency in ms of `net`, timed in a process of its own.
+
+    Args:
+        scratch: Folder where this machine's best time of the reference op is kept.
 
     Raises:
         UnfitEnvironmentError: That process failed; what it said stands above.
     """
     with respondent(__spec__.name) as answer:
-        return float(answer(Question(net=net, setting=setting, device=device).model_dump_json()))
+        question = Question(net=net, setting=setting, device=device, scratch=str(scratch))
+        return float(answer(question.model_dump_json()))
 
 
 def main() -> None:
@@ -57,7 +63,7 @@ def _prepare() -> Callable[[str], str]:
         torch.set_num_threads(question.setting.threads)
         net = build_photo_net(BaselineSpec(kind=question.net), genotype=None, classes=question.setting.classes, seed=0)
         card = device_card(torch.device(question.device))
-        return repr(measure_in_setting(net, question.setting, card, _PLAN).median_ms)
+        return repr(measure_in_setting(net, question.setting, card, _PLAN, scratch=Path(question.scratch)).median_ms)
 
     return answer
 
