@@ -1,10 +1,9 @@
 """What a search is bound by: the latency of the net it must find, taken apart for the search, and the target in ms."""
 
 from functools import cache
-
-from dcnas_harness.errors import BadInputError
 from pathlib import Path
 
+from dcnas_harness.errors import BadInputError
 from dcnas_latency.in_setting import why_not_measurable
 from dcnas_latency.predictor import Predictor
 from dcnas_schema.genotype import STAGE_DEPTHS, block_key, parts_of, uniform_genotype
