@@ -274,11 +274,11 @@ def test_a_killed_run_goes_on_bit_for_bit(resumed: Callable[[], bool]) -> None:
 def test_a_run_killed_while_recalibrating_goes_on_bit_for_bit(
     disturbed: tuple[Result, Path, Path], tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped with half of the new statistics taken and run again, it ends as the undisturbed run; so does a finished one, without a step."""
+    """Stopped with a part of the statistics taken, it ends as the undisturbed run; so does a finished one, without a step."""
     (rows, weights), _, settings_file = disturbed
     checkpoints = tmp_path / "checkpoints"
 
-    def stop(model: torch.nn.Module, passes: Any) -> None:
+    def stop(_: torch.nn.Module, passes: Any) -> None:
         next(iter(passes))()
         raise KeyboardInterrupt
 

@@ -186,7 +186,7 @@ class _PhotoLearner(Learner):
         batches = run.train.shuffled(run.params.batch_size, self.view, state.shuffle)
         for step, batch in enumerate(batches, start=1):
             yield photo_step(run, state, batch, epoch=epoch, step=step)
-        if epoch == run.epochs and run.params.recalibrate:  # before the epoch's checkpoint: a run ends with one or the other
+        if epoch == run.epochs and run.params.recalibrate:  # before the last checkpoint, which holds the new statistics
             recalibrate_norm(run.model, self._passes(run.params.recalibrate))
 
     def _passes(self, photos: int) -> Iterator[Callable[[], object]]:
