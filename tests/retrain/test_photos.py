@@ -25,6 +25,7 @@ from dcnas_schema.photo_models import images_of, task_of
 from dcnas_schema.photo_records import PHOTO_TRAINING_LOG, ChosenGenotype, DrawnSubnet, PhotoTrainingMetadata
 from dcnas_training.checkpoints import CheckpointFolder, load_tensors
 from dcnas_training.execution import Execution
+from dcnas_training.norm import recalibrate_norm
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 Train = Callable[..., Path]
@@ -173,12 +174,11 @@ def test_recalibration_changes_the_statistics_alone(train: Train, photos: int) -
 def test_recalibration_sees_what_training_sees(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the last epoch alone: whole batches of noisy views, and of a model for clean images, clean ones."""
     seen: list[torch.Tensor] = []
-    original = photo_loop.recalibrate_norm
 
     def recalibrate(model: torch.nn.Module, passes: Any) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(photo_loop._PhotoLearner, "_forward", lambda _, image: seen.append(image))
-            original(model, passes)
+            recalibrate_norm(model, passes)
 
     monkeypatch.setattr(photo_loop, "recalibrate_norm", recalibrate)
     changes = {"retrain_photos.recalibrate": 13}
