@@ -391,6 +391,7 @@ PHOTO_SETTINGS: dict[str, Any] = {
             "charbonnier_epsilon": 1e-3,
             "label_smoothing": 0.1,
         },
+        "recalibrate": 0,
         "train_on": "train",
         "precision": "fp32",
         "memory_format": "auto",

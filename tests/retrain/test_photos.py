@@ -25,6 +25,7 @@ from dcnas_schema.photo_models import images_of, task_of
 from dcnas_schema.photo_records import PHOTO_TRAINING_LOG, ChosenGenotype, DrawnSubnet, PhotoTrainingMetadata
 from dcnas_training.checkpoints import CheckpointFolder, load_tensors
 from dcnas_training.execution import Execution
+from dcnas_training.norm import recalibrate_norm
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 Train = Callable[..., Path]
@@ -154,6 +155,43 @@ def test_every_part_of_the_recipe_reaches_the_weights(
     assert sha256_of(train(model, {**ONE_EPOCH, **changes}) / "weights.safetensors") != plain_weights(model)
 
 
+@pytest.mark.parametrize("photos", [5, 30])
+def test_recalibration_changes_the_statistics_alone(train: Train, photos: int) -> None:
+    """With fewer photos than there are, or more, batch norm's statistics differ from those without; what was trained is the same."""
+    changes = {**ONE_EPOCH, "retrain_photos.recalibrate": photos}
+    with_it, without = (
+        load_tensors(train("dc_nas", c, out=name, scratch=f"{name} scratch") / "weights.safetensors")
+        for name, c in (("with", changes), ("without", ONE_EPOCH))
+    )
+    assert with_it.keys() == without.keys()
+    for name, tensor in with_it.items():
+        if "running" in name:
+            assert not torch.equal(tensor, without[name]), name
+        elif "num_batches" not in name:
+            assert torch.equal(tensor, without[name]), name
+
+
+def test_recalibration_sees_what_training_sees(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last epoch alone: whole batches of noisy views, and of a model for clean images, clean ones."""
+    seen: list[torch.Tensor] = []
+
+    def recalibrate(model: torch.nn.Module, passes: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(photo_loop._PhotoLearner, "_forward", lambda _, image: seen.append(image))
+            recalibrate_norm(model, passes)
+
+    monkeypatch.setattr(photo_loop, "recalibrate_norm", recalibrate)
+    changes = {"retrain_photos.recalibrate": 13}
+    train("dc_nas", changes, out="noisy", scratch="noisy scratch")
+    assert [len(image) for image in seen] == [12, 12], "two batches of all photos, once, though there are two epochs"
+    assert all(image.min() < 0 and image.max() > 1 for image in seen)
+    assert not torch.equal(*seen)
+    seen.clear()
+    train("c_nas", changes, out="clean", scratch="clean scratch")
+    assert [len(image) for image in seen] == [12, 12]
+    assert all(image.min() >= 0 and image.max() <= 1 for image in seen)
+
+
 def test_a_random_subnet_is_trained_and_the_log_says_which(train: Train, tmp_path: Path) -> None:
     """The log holds the drawn genotype and how near its latency is; the file that it comes from is among the hashed inputs."""
     drawn = DrawnSubnet(target_ms=1.0, predicted_ms=1.01, draws=7)
@@ -207,7 +245,7 @@ def disturbed(
 ) -> tuple[Result, Path, Path]:
     """Log and weights of an undisturbed run, the checkpoints of one that was stopped in its last epoch, and the settings of both."""
     folder = tmp_path_factory.mktemp("disturbed")
-    settings_file = write_photo_params(folder / "settings.yaml")
+    settings_file = write_photo_params(folder / "settings.yaml", {"retrain_photos.recalibrate": 8})
     whole = new_run(tiny_photos, settings_file, folder / "whole")
     rows = train_on_photos(whole)
     stop_in_the_last_epoch(new_run(tiny_photos, settings_file, folder / "stopped"))
@@ -231,6 +269,29 @@ def resumed(disturbed: tuple[Result, Path, Path], tiny_photos: Path, tmp_path: P
 def test_a_killed_run_goes_on_bit_for_bit(resumed: Callable[[], bool]) -> None:
     """Stopped in the middle of its last epoch and run again, it ends with the undisturbed run's weights and log."""
     assert resumed()
+
+
+def test_a_run_killed_while_recalibrating_goes_on_bit_for_bit(
+    disturbed: tuple[Result, Path, Path], tiny_photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped with a part of the statistics taken, it ends as the undisturbed run; so does a finished one, without a step."""
+    (rows, weights), _, settings_file = disturbed
+    checkpoints = tmp_path / "checkpoints"
+
+    def stop(_: torch.nn.Module, passes: Any) -> None:
+        next(iter(passes))()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(photo_loop, "recalibrate_norm", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train_on_photos(new_run(tiny_photos, settings_file, checkpoints))
+    for _ in range(2):
+        run = new_run(tiny_photos, settings_file, checkpoints)
+        assert train_on_photos(run) == rows
+        assert all(torch.equal(value, weights[name]) for name, value in run.model.state_dict().items())
+        monkeypatch.setattr(photo_loop, "photo_step", lambda *_, **__: pytest.fail("a step was taken"))
+        monkeypatch.setattr(photo_loop, "recalibrate_norm", lambda *_: pytest.fail("recalibrated again"))
 
 
 PIECES = ["model", "optimizer", "shuffle", "crops", "jitter_order", "noise", "rows"]

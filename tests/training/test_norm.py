@@ -44,3 +44,15 @@ def test_several_passes_count_alike_and_weights_stay() -> None:
     for name, value in model.named_parameters():
         assert torch.equal(value, before[name])
         assert value.grad is None
+
+
+def test_dropout_is_off_and_nothing_is_drawn() -> None:
+    """A layer behind dropout sees what it sees in eval mode; the global generator is as before, and the model in training mode."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.BatchNorm2d(4))
+    images, before = torch.randn(16, 3, 8, 8), torch.get_rng_state()
+    recalibrate_norm(model, [lambda: model(images)])
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in model.modules())
+    norm = model[2]
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert torch.allclose(norm.running_mean, model[0](images).mean((0, 2, 3)), atol=1e-6)  # type: ignore[arg-type]

@@ -85,6 +85,11 @@ class RetrainPhotosParams(Section):
     drop_connect: Below1
     """Chance that the last residual block is skipped, growing linearly over the blocks (TF-NAS: 0.2)."""
     loss: PhotoLossParams
+    recalibrate: CountOrZero
+    """
+    Training photos that batch norm's statistics are computed on after the last step, seen as in training, rounded up to whole batches;
+    more than there are: some are seen again. 0: none (TF-NAS); short trainings need it.
+    """
     train_on: Literal["train", "train_and_validation"]
     """TF-NAS retrains on all photos that the search had, both splits; then nothing is left to validate on, and the log says so by nulls."""
     precision: Precision

@@ -1,7 +1,9 @@
 """Training on photos: TF-NAS's recipe, and the state that a killed run needs to go on bit for bit."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,12 +20,15 @@ from dcnas_schema.photo_training import PhotoNoiseParams, RetrainPhotosParams
 from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.execution import Execution
 from dcnas_training.metrics import correct_among, psnr_db, squared_error_per_image
+from dcnas_training.norm import recalibrate_norm
 from dcnas_training.optimizers import EagerSGD
 from dcnas_training.photo_losses import photo_loss
 from dcnas_training.schedules import cosine_rate, peak_rate
 from dcnas_training.seeds import derive_step_seed, generator, seeded
 
 _CPU = torch.device("cpu")
+_RECALIBRATION_BATCH = 64
+"""Photos a pass when batch norm's statistics are computed anew: more than a step takes, as they stand for all photos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +162,22 @@ class _PhotoLearner(Learner):
         batches = run.train.shuffled(run.params.batch_size, self.view, state.shuffle)
         for step, batch in enumerate(batches, start=1):
             yield photo_step(run, state, batch, epoch=epoch, step=step)
+        if epoch == run.epochs and run.params.recalibrate:  # before the last checkpoint, which holds the new statistics
+            recalibrate_norm(run.model, self._passes(run.params.recalibrate))
+
+    def _passes(self, photos: int) -> Iterator[Callable[[], object]]:
+        """Yield forward passes over random training photos, seen as in training and with fresh noise."""
+        size = min(_RECALIBRATION_BATCH, len(self.run.train))
+        for batch in islice(self._endless(size), -(-photos // size)):
+            yield partial(self._forward, _network_input(self.run, self.state, batch))
+
+    def _endless(self, batch_size: int) -> Iterator[PhotoBatch]:
+        while True:
+            yield from self.run.train.shuffled(batch_size, self.view, self.state.shuffle)
+
+    def _forward(self, image: Tensor) -> None:
+        with self.run.execution.autocast():
+            self.run.model(image)
 
     def validate(self) -> tuple[float | None, dict[str, Any]]:
         """Return loss, PSNR [dB], top-1 and top-5 [%] on the validation photos, each with one fixed noise; nulls where there are none."""
