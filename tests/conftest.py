@@ -49,6 +49,9 @@ Its threads else spin while they wait; beside another busy program the tests of 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Workers share the cores: a thread each. A test, or a process that it starts, that needs more asks for them."""
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell lets a command in the background ignore Ctrl-C, and so would every process that a test starts and interrupts."""
 TESTS = Path(__file__).resolve().parent
 LONGEST_FIRST = ("pipeline", "flows", "retrain", "tabulate", "nets", "profile_latency")
 """Under pytest-xdist these folders go first, so that no worker is left with a long file when the others are done."""
