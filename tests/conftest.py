@@ -202,7 +202,7 @@ def python(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subproc
     def run(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         process = start(*arguments, cwd=cwd, **variables)
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=600)
         finally:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
