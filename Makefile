@@ -42,9 +42,9 @@ repro: $(READY) ## Run every stale pipeline stage side by side, from data to tab
 flow: $(READY) ## The same as repro, as a Prefect flow
 	@$(IN_ENV) dcnas flow run
 
-test: $(READY) ## Run all tests
-	@echo "running all tests: about 15 minutes on 2 cores"
-	@$(IN_ENV) pytest
+test: $(READY) ## Run all tests, on two cores
+	@echo "running all tests: about 8 minutes on 2 cores"
+	@$(IN_ENV) pytest -n 2
 
 lint: $(READY)
 	@$(IN_ENV) ruff format --check $(CODE)

@@ -46,7 +46,15 @@ Read by OpenMP when torch is imported, here and in every process that a test sta
 
 Its threads else spin while they wait; beside another busy program the tests of tests/nets take six times the processor time so.
 """
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Workers share the cores: a thread each. A test, or a process that it starts, that needs more asks for them."""
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+"""A shell lets a command in the background ignore Ctrl-C, and so would every process that a test starts and interrupts."""
 TESTS = Path(__file__).resolve().parent
+LONGEST_FIRST = ("pipeline", "flows", "retrain", "tabulate", "nets", "profile_latency")
+"""Under pytest-xdist these folders go first, so that no worker is left with a long file when the others are done."""
 TINY = {
     "device.threads": 1,
     "generate_data.digits.scenes": {"train": 16, "validation": 4, "test": 5},
@@ -58,6 +66,32 @@ TINY = {
     "evaluate.panel.sigmas": [0.5],
 }
 """Changes to the smoke preset that make a run of one epoch take less than a second."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """
+    Let one worker run a file whole, and all of tests/pipeline: a fixture of a file or of the whole graph is then made once.
+
+    xdist's own order, by the number of tests, says nothing of the time they take: it is that of `pytest_collection_modifyitems`.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):  # type: ignore[misc] # xdist is imported only where it is used
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "tests/pipeline" if file.startswith("tests/pipeline/") else file
+
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under pytest-xdist put the folders that take longest first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        rank = {TESTS / name: number for number, name in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: rank.get(item.path.parent, len(rank)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -168,7 +202,7 @@ def python(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subproc
     def run(*arguments: object, cwd: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
         process = start(*arguments, cwd=cwd, **variables)
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=600)
         finally:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)

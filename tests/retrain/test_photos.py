@@ -16,6 +16,7 @@ from dcnas_harness.errors import BadInputError, CorruptArtefactError, ExitCode, 
 from dcnas_harness.files import sha256_of
 from dcnas_nets.photo_nets import build_photo_net
 from dcnas_retrain import photo_loop
+from dcnas_retrain.__main__ import main
 from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
 from dcnas_retrain.photo_loop import PhotoRun, PhotoState, start_photo_state, train_on_photos
 from dcnas_schema.genotype import uniform_genotype
@@ -332,15 +333,17 @@ def test_fewer_photos_than_a_batch_are_refused(train: Train) -> None:
 
 
 def test_the_command_trains_and_refuses(
-    python: Python, tmp_path: Path, tiny_photos: Path, write_photo_params: Callable[..., Path]
+    python: Python, in_process: Python, tmp_path: Path, tiny_photos: Path, write_photo_params: Callable[..., Path]
 ) -> None:
     """The command writes weights and log; an unknown model ends as bad input that names the known ones."""
     params = write_photo_params(tmp_path / "params.yaml", {"retrain_photos.epochs": 1})
-    command = ["-m", "dcnas_retrain", "--params", params, "--seed", 0, "--scratch", tmp_path / "scratch"]
-    done = python(*command, "--model", "dcnet_s", "--photos", tiny_photos, "--out", tmp_path / "out")
+    command = ["--params", params, "--seed", 0, "--scratch", tmp_path / "scratch"]
+    done = python(
+        "-m", "dcnas_retrain", *command, "--model", "dcnet_s", "--photos", tiny_photos, "--out", tmp_path / "out"
+    )
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.parquet", "weights.safetensors"]
-    unknown = python(*command, "--model", "dcnet", "--photos", tiny_photos, "--out", tmp_path / "out2")
+    unknown = in_process(main, *command, "--model", "dcnet", "--photos", tiny_photos, "--out", tmp_path / "out2")
     assert unknown.returncode == ExitCode.BAD_INPUT
     assert "dcnet_s" in unknown.stderr
 

@@ -34,6 +34,8 @@ from dcnas_schema.search_log import (
     SearchMetadata,
 )
 from dcnas_schema.space import OPS, PLACES, width_bounds
+from dcnas_tabulate import figures, latency_figures, photo_figures, photo_panel, search_figures
+from dcnas_tabulate.drawing import THEMES
 from dcnas_tabulate.photo_job import PhotoSources, tabulate_photos
 from dcnas_tabulate.photo_layout import PhotoTables
 
@@ -256,6 +258,13 @@ def new_photo_workshop(
 def photo_workshop(tmp_path: Path, new_photo_workshop: Callable[..., PhotoWorkshop]) -> PhotoWorkshop:
     """An empty workshop of the smoke preset."""
     return new_photo_workshop(tmp_path)
+
+
+@pytest.fixture
+def one_theme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that look at no theme: figures are drawn light alone. The dark ones are drawn by the same code."""
+    for module in (figures, latency_figures, photo_figures, photo_panel, search_figures):
+        monkeypatch.setattr(module, "THEMES", {"light": THEMES["light"]})
 
 
 def read_cells(results: Path, table: str) -> list[dict[str, Any]]:

@@ -28,8 +28,8 @@ from dcnas_schema.parquet import read_metadata
 from dcnas_schema.photos import PhotosMetadata
 from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.search_params import SearchSpec, TargetSpec
-from dcnas_tabulate import photo_figures, photo_job, photo_panel, search_figures
-from dcnas_tabulate.drawing import THEMES, new_figure
+from dcnas_tabulate import photo_job
+from dcnas_tabulate.drawing import new_figure
 from dcnas_tabulate.labels import label_points
 from dcnas_tabulate.paper_rows import CLEAN, PAPER_ROWS, Book
 from dcnas_tabulate.photo_layout import LEFT_OUT, PhotoRun, PhotoTables, table_rows
@@ -524,6 +524,7 @@ def test_figure_4_prints_the_oscillation_of_each_search(full: Path) -> None:
             assert f"oscillation {rows[f'{search}, seed {seed}']['Oscillation']}" in text
 
 
+@pytest.mark.usefixtures("one_theme")
 def test_figures_without_their_models_say_so(photo_workshop: Workshop) -> None:
     """With one denoiser and no search at all every figure is drawn, and says what is left out; the page is written."""
     photo_workshop.record("unet_s", levels=quality(0, *RESTORED))
@@ -577,10 +578,9 @@ def test_curves_have_a_column_a_model(full: Path, tiny_params: Callable[..., Par
     assert float(rows[0]["dc_nas_s"]) - float(rows[1]["dc_nas_s"]) == pytest.approx(6.0)
 
 
-def test_the_same_records_give_the_same_bytes(photo_workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("one_theme")
+def test_the_same_records_give_the_same_bytes(photo_workshop: Workshop) -> None:
     """Tables, figures and page are the same at every run, whatever style Matplotlib has been given."""
-    for module in (search_figures, photo_figures, photo_panel):
-        monkeypatch.setattr(module, "THEMES", {"light": THEMES["light"]})  # the other theme is drawn by the same code
     for model in S_MODELS:
         names = {"unet_s": RESTORED, "mobilenet_v3_small": CLASSIFIED}.get(model, ())
         photo_workshop.record(model, levels=quality(0, *names), median_ms=4.0)

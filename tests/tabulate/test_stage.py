@@ -23,6 +23,7 @@ from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
 from dcnas_schema.provenance import DeviceCard, Provenance
 from dcnas_schema.records import PANEL, RECORD, EvaluationMetadata, PanelMetadata
 from dcnas_tabulate import job
+from dcnas_tabulate.__main__ import main
 from dcnas_tabulate.figures import noisy_curve
 from dcnas_tabulate.job import tabulate
 from dcnas_tabulate.page import provenance_items
@@ -447,7 +448,7 @@ def test_the_papers_figures_must_be_there(workshop: Workshop, tmp_path: Path) ->
         workshop.run(models=[INTEGRATED])
 
 
-@pytest.mark.usefixtures("without_panel")
+@pytest.mark.usefixtures("without_panel", "one_theme")
 def test_a_noisy_latency_cannot_be_overlooked(workshop: Workshop) -> None:
     """Its cell bears a dagger in the printed table, the page and the cell map; below stands why. A quiet model's bears none."""
     levels = [{"psnr_db": 40.0, "ssim": 0.9, "top1_pct": 90.0}] * 2
@@ -668,7 +669,7 @@ def test_no_digit_of_a_confidence_is_rounded_away(share: float, text: str) -> No
     assert percent(share) == text
 
 
-@pytest.mark.usefixtures("without_panel")
+@pytest.mark.usefixtures("without_panel", "one_theme")
 def test_a_table_without_models_says_so(workshop: Workshop) -> None:
     """Where no denoiser and no classifier runs, their tables stand there empty with a word why."""
     workshop.pair({INTEGRATED: BETTER[INTEGRATED][:1]})
@@ -678,6 +679,7 @@ def test_a_table_without_models_says_so(workshop: Workshop) -> None:
         assert rows(results, table) == []
 
 
+@pytest.mark.usefixtures("one_theme")
 def test_classifiers_alone_make_a_table(workshop: Workshop) -> None:
     """Where nothing restores, there is no noisy row and no panel to draw, and the stage ends well."""
     workshop.record("classifier_conv_noisy", 0, [{"top1_pct": 70.0}] * 2)
@@ -687,6 +689,7 @@ def test_classifiers_alone_make_a_table(workshop: Workshop) -> None:
     assert markdown(results, "table_1") == {}
 
 
+@pytest.mark.usefixtures("one_theme")
 @pytest.mark.parametrize("missing", [INTEGRATED, "unet_s"])
 def test_a_model_without_any_record_takes_nothing_from_the_others(workshop: Workshop, missing: str) -> None:
     """The first or a later model having failed, the others' rows, the noisy input's and the figures are there."""
@@ -703,6 +706,7 @@ def test_the_command_writes_the_same(
     tmp_path: Path,
     write_params: Callable[..., Path],
     python: Callable[..., subprocess.CompletedProcess[str]],
+    in_process: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     """Run as a module it exits 0 and writes what the function writes; with no record it exits 4."""
     params = write_params(tmp_path / "params.yaml", {"runs.seeds": [0], "runs.models": [INTEGRATED]})
@@ -716,7 +720,7 @@ def test_the_command_writes_the_same(
         "--scratch",
         tmp_path / "scratch",
     )
-    refused = python("-m", "dcnas_tabulate", *words, "--out", tmp_path / "command")
+    refused = in_process(main, *words, "--out", tmp_path / "command")
     assert (refused.returncode, "Traceback" in refused.stderr) == (4, False), refused.stderr
     workshop.pair({INTEGRATED: BETTER[INTEGRATED][:1]})
     done = python("-m", "dcnas_tabulate", *words, "--out", tmp_path / "command")
