@@ -39,7 +39,7 @@ def question(tmp_path: Path, tiny_params: Callable[..., Params]) -> Question:
 
 def test_a_question_is_answered_in_both_ways(question: Question) -> None:
     """Here and in a process of its own: a latency of the batch and size asked for, and the same machine's reference op."""
-    with timing_process(question.params) as ask:
+    with timing_process(question.params, threads=2) as ask:
         beside = measured_latency(question, ask)
     here = measured_latency(question, None)
     for found in (beside, here):
@@ -49,14 +49,19 @@ def test_a_question_is_answered_in_both_ways(question: Question) -> None:
 
 
 def test_nothing_to_time_starts_nothing(question: Question) -> None:
-    """Where no latency is wanted there is no one to ask."""
-    with timing_process(question.params.model_copy(update={"measure": False})) as ask:
+    """Where no latency is wanted, or one thread has no other to wait for, there is no one to ask."""
+    with timing_process(question.params.model_copy(update={"measure": False}), threads=2) as ask:
+        assert ask is None
+    with timing_process(question.params, threads=1) as ask:
         assert ask is None
 
 
 def test_damaged_weights_end_with_what_that_process_said(question: Question, capfd: pytest.CaptureFixture[str]) -> None:
     """Its own message names the file; ours says where to look."""
     Path(question.weights).write_bytes(b"x")
-    with timing_process(question.params) as ask, pytest.raises(UnfitEnvironmentError, match="see what it said above"):
+    with (
+        timing_process(question.params, threads=2) as ask,
+        pytest.raises(UnfitEnvironmentError, match="see what it said above"),
+    ):
         measured_latency(question, ask)
     assert "weights.safetensors" in capfd.readouterr().err

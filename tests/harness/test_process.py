@@ -18,12 +18,12 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 ERRORS = """
 import sys
 from dcnas_harness import errors
-from dcnas_harness.process import run_main
+from dcnas_harness.process import {run}
 
 def main():
     {body}
 
-run_main(main)
+{run}(main)
 """
 
 WAIT_FOR_SIGNAL = """
@@ -119,9 +119,11 @@ def wait_for(process: subprocess.Popen[str], word: str) -> str:
         ("sys.exit(7)", 7, ""),
     ],
 )
-def test_each_class_of_error_has_its_exit_code(python: Python, body: str, code: int, message: str) -> None:
+@pytest.mark.parametrize("run", ["run_main", "run_stage"])
+def test_each_class_of_error_has_its_exit_code(python: Python, run: str, body: str, code: int, message: str) -> None:
     """A command ends with the code of its error's class and says once on stderr what is wrong; only a bug shows a traceback."""
-    done = python("-c", ERRORS.format(body=body))
+    done = python("-c", ERRORS.format(run=run, body=body))
+    assert done.stdout == ("done\n" if "done" in body else "")
     assert done.returncode == code
     assert message in done.stderr
     assert ("Traceback" in done.stderr) == ("ValueError" in body)
@@ -130,9 +132,16 @@ def test_each_class_of_error_has_its_exit_code(python: Python, body: str, code: 
 
 def test_no_memory_left_in_torch_is_no_bug(python: Python) -> None:
     """Torch reports missing memory as a RuntimeError: it exits 3 with a remedy, as Python's own MemoryError does."""
-    done = python("-c", ERRORS.format(body="import torch; torch.empty(1 << 58, dtype=torch.uint8)"))
+    done = python("-c", ERRORS.format(run="run_stage", body="import torch; torch.empty(1 << 58, dtype=torch.uint8)"))
     assert "out of memory" in done.stderr
     assert done.returncode == 3
+
+
+def test_a_stage_does_not_wait_for_the_interpreters_end(python: Python) -> None:
+    """What was printed is out, and nothing that libraries do at the end is waited for."""
+    body = "import atexit, time; atexit.register(time.sleep, 600); print('all', end='')"
+    done = python("-c", ERRORS.format(run="run_stage", body=body))
+    assert (done.returncode, done.stdout) == (0, "all")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

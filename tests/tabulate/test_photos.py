@@ -28,7 +28,7 @@ from dcnas_schema.parquet import read_metadata
 from dcnas_schema.photos import PhotosMetadata
 from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.search_params import SearchSpec, TargetSpec
-from dcnas_tabulate import photo_job
+from dcnas_tabulate import photo_figures, photo_job
 from dcnas_tabulate.drawing import new_figure
 from dcnas_tabulate.labels import label_points
 from dcnas_tabulate.paper_rows import CLEAN, PAPER_ROWS, Book

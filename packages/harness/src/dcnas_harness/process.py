@@ -9,7 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -23,6 +23,24 @@ _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory"
 SPINS = "300000"
 """GOMP_SPINCOUNT of every process that times."""
 _KEPT = "what was complete is kept; run the same command again to go on"
+
+
+def run_stage(main: Callable[[], None]) -> NoReturn:
+    """
+    Run `main` as the body of a pipeline stage, as `run_main` does, and end the process at once.
+
+    The interpreter's own end takes torch apart, module by module, for more than a second (measured); nothing of ours waits for that end.
+    """
+    try:
+        run_main(main)
+    except SystemExit as end:
+        code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it is gone
+            stream.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def run_main(main: Callable[[], None]) -> NoReturn:

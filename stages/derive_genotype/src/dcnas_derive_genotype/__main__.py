@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_spin, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_spin, run_stage
 from dcnas_schema.params import load_params
 
 
@@ -85,4 +85,4 @@ def _choose(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_stage(main)

@@ -18,7 +18,7 @@ from pathlib import Path
 from dcnas_evaluate.timing import timing_process
 from dcnas_harness.asking import Ask
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_stage
 from dcnas_schema.params import Params, load_params, require_model
 
 
@@ -51,7 +51,7 @@ def main() -> None:
     require_model(arguments.model, params, on_photos=arguments.photos is not None, where=arguments.params)
     require_writable(arguments.out)
     latency = (params.evaluate if arguments.photos is None else params.evaluate_photos).latency
-    with exclusive_run(arguments.out, arguments.scratch), timing_process(latency) as ask:
+    with exclusive_run(arguments.out, arguments.scratch), timing_process(latency, threads=params.device.threads) as ask:
         evaluate = _evaluation(params, arguments)
         evaluate(arguments.out, ask)
 
@@ -82,4 +82,4 @@ def _evaluation(params: Params, arguments: argparse.Namespace) -> Callable[[Path
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_stage(main)

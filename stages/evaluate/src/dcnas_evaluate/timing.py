@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 from dcnas_harness.asking import Ask, respond, respondent
-from dcnas_harness.process import let_idle_threads_spin, run_main
+from dcnas_harness.process import let_idle_threads_spin, run_stage
 from dcnas_schema.digit_params import LatencyParams, ModelSpec
 from dcnas_schema.genotype import Genotype
 from dcnas_schema.photo_models import PhotoModelSpec
@@ -54,9 +54,9 @@ class Question(Record):
     """Folder where this machine's best time of the reference op is kept."""
 
 
-def timing_process(params: LatencyParams) -> AbstractContextManager[Ask | None]:
-    """Return the context in which a process that times stands ready; it yields `None` where nothing is to be timed."""
-    return respondent(__spec__.name) if params.measure else nullcontext()
+def timing_process(params: LatencyParams, *, threads: int) -> AbstractContextManager[Ask | None]:
+    """Return the context in which a process that times stands ready; it yields `None` where none is needed: one thread waits for none."""
+    return respondent(__spec__.name) if params.measure and threads > 1 else nullcontext()
 
 
 def measured_latency(question: Question, ask: Ask | None) -> MeasuredLatency:
@@ -100,4 +100,4 @@ def _prepare() -> Callable[[str], str]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_stage(main)

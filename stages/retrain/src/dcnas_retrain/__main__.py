@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_stage
 from dcnas_schema.params import Params, load_params, require_model
 
 
@@ -71,4 +71,4 @@ def _training(params: Params, arguments: argparse.Namespace) -> tuple[Path, Call
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_stage(main)

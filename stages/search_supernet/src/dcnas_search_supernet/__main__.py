@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_stage
 from dcnas_schema.params import load_params
 
 
@@ -61,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_stage(main)

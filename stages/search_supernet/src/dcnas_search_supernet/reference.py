@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from dcnas_harness.asking import respond, respondent
-from dcnas_harness.process import let_idle_threads_spin, run_main
+from dcnas_harness.process import let_idle_threads_spin, run_stage
 from dcnas_latency.call import CallPlan
 from dcnas_schema.latency import LatencySetting
 from dcnas_schema.photo_models import BaselineClassifier, BaselineSpec
@@ -69,4 +69,4 @@ def _prepare() -> Callable[[str], str]:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_stage(main)

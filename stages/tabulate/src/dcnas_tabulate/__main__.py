@@ -18,7 +18,7 @@ import argparse
 from pathlib import Path
 
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, run_main
+from dcnas_harness.process import die_with_parent, exclusive_run, run_stage
 from dcnas_schema.params import Params, load_params
 
 _OF_PHOTOS = ("searches", "genotypes", "photos", "profile")
@@ -77,4 +77,4 @@ def _of_photos(params: Params, arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_stage(main)
