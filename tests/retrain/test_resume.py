@@ -22,9 +22,9 @@ from dcnas_nets.models import build_model
 from dcnas_retrain import loop
 from dcnas_retrain.loop import Run, Scores, State
 from dcnas_schema.params import Params
+from dcnas_schema.seeds import derive_seed
 from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.execution import Execution
-from dcnas_training.seeds import derive_seed
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 Train = Callable[..., Path]

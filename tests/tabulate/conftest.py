@@ -34,7 +34,7 @@ from dcnas_schema.search_log import (
     SearchMetadata,
 )
 from dcnas_schema.space import OPS, PLACES, width_bounds
-from dcnas_tabulate import figures, latency_figures, photo_figures, photo_panel, search_figures
+from dcnas_tabulate import figures, photo_figures, photo_panel, search_figures
 from dcnas_tabulate.drawing import THEMES
 from dcnas_tabulate.photo_job import PhotoSources, tabulate_photos
 from dcnas_tabulate.photo_layout import PhotoTables
@@ -263,7 +263,7 @@ def photo_workshop(tmp_path: Path, new_photo_workshop: Callable[..., PhotoWorksh
 @pytest.fixture
 def one_theme(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that look at no theme: figures are drawn light alone. The dark ones are drawn by the same code."""
-    for module in (figures, latency_figures, photo_figures, photo_panel, search_figures):
+    for module in (figures, photo_figures, photo_panel, search_figures):
         monkeypatch.setattr(module, "THEMES", {"light": THEMES["light"]})
 
 

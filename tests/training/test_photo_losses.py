@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from dcnas_harness.errors import BadInputError
 from dcnas_schema.photo_training import PhotoLossParams, WarmupParams
+from dcnas_schema.seeds import derive_step_seed
 from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.metrics import correct_among
 from dcnas_training.optimizers import EagerSGD
 from dcnas_training.photo_losses import denoising_loss, photo_loss, smoothed_cross_entropy, ssim_loss
 from dcnas_training.schedules import cosine_rate, peak_rate
-from dcnas_training.seeds import derive_step_seed, seeded
+from dcnas_training.seeds import seeded
 
 PAPER = PhotoLossParams(
     cross_entropy=0.1, denoising=0.9, charbonnier=0.8, ssim=0.2, charbonnier_epsilon=1e-3, label_smoothing=0.1

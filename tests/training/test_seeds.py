@@ -2,7 +2,8 @@
 
 import torch
 
-from dcnas_training.seeds import PURPOSES, derive_seed, generator
+from dcnas_schema.seeds import PURPOSES, derive_seed
+from dcnas_training.seeds import generator
 
 
 def test_seeds_of_all_purposes_differ() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_lineage.records import AnyEvaluation, measured_of, net_of, read_genotype, read_record, read_search
@@ -107,7 +107,7 @@ def half_width(values: list[float], confidence: float) -> float | None:
     n = len(values)
     if n < 2:
         return None
-    return float(stats.t.ppf(0.5 + confidence / 2, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    return float(stdtrit(n - 1, 0.5 + confidence / 2) * np.std(values, ddof=1) / np.sqrt(n))
 
 
 def paired_interval_excludes_zero(a: list[float], b: list[float], confidence: float) -> bool:

@@ -21,8 +21,8 @@ from dcnas_schema.photo_records import ChosenGenotype, DrawnSubnet
 from dcnas_schema.photo_runs import PhotoRunsParams, SearchRunsParams
 from dcnas_schema.search_log import DerivedGenotype
 from dcnas_schema.section import Name
+from dcnas_schema.seeds import derive_seed
 from dcnas_schema.space import OP_SETS
-from dcnas_training.seeds import derive_seed
 
 
 class ChoiceSettings(Section):

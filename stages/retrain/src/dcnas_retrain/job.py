@@ -17,9 +17,9 @@ from dcnas_retrain.loop import Run, train
 from dcnas_schema.params import ModelSpec, NoiseParams, Params, RetrainParams, Section, digest_of
 from dcnas_schema.parquet import with_metadata, write_parquet
 from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
+from dcnas_schema.seeds import derive_seed
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
 from dcnas_training.execution import choose_device, choose_execution, keep_freed_memory, make_deterministic
-from dcnas_training.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

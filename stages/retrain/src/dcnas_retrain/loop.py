@@ -15,13 +15,14 @@ from dcnas_data.noise import add_training_noise, evaluation_noise
 from dcnas_nets.models import SceneModel
 from dcnas_retrain.epochs import Course, Learner, TrainingState, run_course
 from dcnas_schema.params import NoiseParams, RetrainParams
+from dcnas_schema.seeds import derive_seed
 from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.execution import Execution
 from dcnas_training.losses import scene_loss
 from dcnas_training.metrics import correct_digits, psnr_db, squared_error_per_image
 from dcnas_training.norm import recalibrate_norm
 from dcnas_training.optimizers import EagerAdam
-from dcnas_training.seeds import derive_seed, generator
+from dcnas_training.seeds import generator
 
 _RECALIBRATION_BATCH = 16
 """Scenes a pass when batch norm's statistics are computed anew."""

@@ -24,9 +24,9 @@ from dcnas_schema.photo_params import PhotoViewParams
 from dcnas_schema.photo_records import PHOTO_TRAINING_LOG, ChosenGenotype, PhotoTrainingMetadata
 from dcnas_schema.photo_training import PhotoNoiseParams, RetrainPhotosParams
 from dcnas_schema.provenance import Provenance
+from dcnas_schema.seeds import derive_seed
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
 from dcnas_training.execution import choose_device, choose_execution, keep_freed_memory, make_deterministic
-from dcnas_training.seeds import derive_seed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from dcnas_retrain.epochs import Course, Learner, TrainingState, run_course
 from dcnas_schema.photo_models import Images
 from dcnas_schema.photo_params import PhotoViewParams
 from dcnas_schema.photo_training import PhotoNoiseParams, RetrainPhotosParams
+from dcnas_schema.seeds import derive_step_seed
 from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.execution import Execution
 from dcnas_training.metrics import correct_among, psnr_db, squared_error_per_image
@@ -24,7 +25,7 @@ from dcnas_training.norm import recalibrate_norm
 from dcnas_training.optimizers import EagerSGD
 from dcnas_training.photo_losses import photo_loss
 from dcnas_training.schedules import cosine_rate, peak_rate
-from dcnas_training.seeds import derive_step_seed, generator, seeded
+from dcnas_training.seeds import generator, seeded
 
 _CPU = torch.device("cpu")
 _RECALIBRATION_BATCH = 64

@@ -25,6 +25,7 @@ from dcnas_schema.parquet import with_metadata, write_parquet
 from dcnas_schema.provenance import DeviceCard, Provenance, Record
 from dcnas_schema.search_log import SEARCH_LOG, ArchitectureRecord, Reachable, SearchMetadata
 from dcnas_schema.search_params import SearchSpec, SearchSupernetParams
+from dcnas_schema.seeds import derive_seed
 from dcnas_schema.space import PLACES
 from dcnas_search_supernet.bound import net_latency, reference_latency_ms, require_reachable, target_within
 from dcnas_search_supernet.loop import Search, search
@@ -33,7 +34,6 @@ from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.elasticity import starting_widths
 from dcnas_training.execution import Execution, choose_device, keep_freed_memory, make_deterministic, multiplies_bf16
 from dcnas_training.search_latency import NetLatency, Reach
-from dcnas_training.seeds import derive_seed
 
 _CODE = ("dcnas_search_supernet", "dcnas_training", "dcnas_nets", "dcnas_latency", "dcnas_data", "dcnas_schema")
 """The predictor too, which the latency loss is made of, and the search space."""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from dcnas_harness.files import atomic_write
+from dcnas_harness.files import atomic_write, write_text
 
 THEMES = {"light": {"ink": "#1f2328", "paper": "#ffffff"}, "dark": {"ink": "#e6edf3", "paper": "#0d1117"}}
 COLOURS = (
@@ -67,6 +67,13 @@ def save_figure(figure: Figure, path: Path) -> None:
         temporary.write_bytes(content)
 
 
+def save_in_both_themes(figure: Figure, stem: Path) -> None:
+    """Write a figure drawn in the light theme as `<stem>_light.svg`, and in the dark theme's colours as `<stem>_dark.svg`."""
+    light = stem.with_name(f"{stem.name}_light.svg")
+    save_figure(figure, light)
+    write_text(stem.with_name(f"{stem.name}_dark.svg"), _darkened(light.read_text(encoding="utf-8")))
+
+
 def slim_svg(text: str) -> str:
     """Return Matplotlib's SVG without what no reader sees: metadata, line breaks, and coordinates beyond a hundredth of a point."""
     text = re.sub(r"<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
@@ -98,6 +105,15 @@ def inline_svg(text: str, alt: str) -> str:
     root = re.sub(r' (?:width|height|version|xmlns|xmlns:xlink)="[^"]*"', "", root).removeprefix("<svg")
     alt = html.escape(alt)
     return f'<svg class=figure role=img aria-label="{alt}" style="max-width:{width.group(1)}"{root}>{rest}'
+
+
+def _darkened(text: str) -> str:
+    """Return an SVG of the light theme in the dark theme's colours: what drawing it anew would give, but for the names of marks."""
+    light, dark = THEMES["light"], THEMES["dark"]
+    ground = re.sub(
+        rf"(<path [^>]*)fill: {light['paper']}", rf"\1fill: {dark['paper']}", text
+    )  # a text may be white itself
+    return ground.replace(light["ink"], dark["ink"])
 
 
 _NUMBER = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from dcnas_lineage.cells import half_width
 from dcnas_lineage.records import read_record
 from dcnas_schema.scenes import DIGIT_SIZE
-from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
+from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, save_in_both_themes, style_axes
 from dcnas_tabulate.layout import NOISY_INPUT, Run
 from dcnas_tabulate.panel import caption, shown_panels
 
@@ -49,44 +49,42 @@ def noisy_curve(run: Run, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_curves(runs: Sequence[Run], out: Path, *, confidence: float) -> None:
     """Write `curves_light.svg` and `curves_dark.svg`: mean over seeds with its interval, seeds as thin lines, the noisy input dotted."""
-    for theme in THEMES:
-        figure = new_figure((13.5, 5.6), theme)
-        for i, (column, title) in enumerate(_CURVES.items()):
-            axes: Axes = figure.add_subplot(1, 3, i + 1)
-            style_axes(axes, theme)
-            for colour, run in zip(_cycle(len(runs)), runs, strict=True):
-                if (curve := curves(run, column)) is not None:
-                    _draw_curve(
-                        axes,
-                        curve,
-                        confidence,
-                        color=colour,
-                        ls=_LINES[run.spec.kind],
-                        label=run.label,
-                    )
-            scored = next((run for run in runs if run.paths), None)
-            if scored is not None and column != "top1_pct":
-                sigmas, values = noisy_curve(scored, column)
-                axes.plot(sigmas, values, ":", color=THEMES[theme]["ink"], label=NOISY_INPUT, lw=1.2)
-            axes.set_xlabel("noise σ, in units of the [0, 1] pixel range")
-            axes.set_title(title, color=THEMES[theme]["ink"], fontsize=11)
-        handles = {
-            label: handle
-            for axes in figure.axes
-            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-        }
-        if handles:
-            figure.legend(
-                handles.values(),
-                handles.keys(),
-                loc="lower center",
-                ncols=4,
-                frameon=False,
-                labelcolor=THEMES[theme]["ink"],
-                fontsize=9,
-            )
-        figure.tight_layout(rect=(0, 0.16, 1, 1))
-        save_figure(figure, out / f"curves_{theme}.svg")
+    theme = "light"
+    figure = new_figure((13.5, 5.6), theme)
+    for i, (column, title) in enumerate(_CURVES.items()):
+        axes: Axes = figure.add_subplot(1, 3, i + 1)
+        style_axes(axes, theme)
+        for colour, run in zip(_cycle(len(runs)), runs, strict=True):
+            if (curve := curves(run, column)) is not None:
+                _draw_curve(
+                    axes,
+                    curve,
+                    confidence,
+                    color=colour,
+                    ls=_LINES[run.spec.kind],
+                    label=run.label,
+                )
+        scored = next((run for run in runs if run.paths), None)
+        if scored is not None and column != "top1_pct":
+            sigmas, values = noisy_curve(scored, column)
+            axes.plot(sigmas, values, ":", color=THEMES[theme]["ink"], label=NOISY_INPUT, lw=1.2)
+        axes.set_xlabel("noise σ, in units of the [0, 1] pixel range")
+        axes.set_title(title, color=THEMES[theme]["ink"], fontsize=11)
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        figure.legend(
+            handles.values(),
+            handles.keys(),
+            loc="lower center",
+            ncols=4,
+            frameon=False,
+            labelcolor=THEMES[theme]["ink"],
+            fontsize=9,
+        )
+    figure.tight_layout(rect=(0, 0.16, 1, 1))
+    save_in_both_themes(figure, out / "curves")
 
 
 def draw_panel(runs: Sequence[Run], out: Path) -> None:

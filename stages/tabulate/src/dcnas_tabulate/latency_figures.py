@@ -20,7 +20,7 @@ from dcnas_schema.keys import LatencyKey, Part
 from dcnas_schema.latency import Accuracy, Entry, NetTiming, PlanReport, ProfileMetadata
 from dcnas_schema.provenance import DeviceState
 from dcnas_schema.space import OPS, PLACES, NetKind, OpName, padded
-from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
+from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_in_both_themes, style_axes
 
 _MAP = "cividis"
 _KIND_COLOURS: dict[NetKind, str] = {"c_nas": COLOURS[0], "d_nas": COLOURS[1], "dc_nas": COLOURS[2]}
@@ -43,8 +43,7 @@ _CANARY = "canary"
 def draw_latency(entries: Sequence[Entry], metadata: ProfileMetadata, out: Path) -> None:
     """Write every figure of `FIGURES` into the folder `out`, as `<name>_light.svg` and `<name>_dark.svg`."""
     for name, (draw, _) in FIGURES.items():
-        for theme in THEMES:
-            save_figure(draw(entries, metadata, theme), out / f"{name}_{theme}.svg")
+        save_in_both_themes(draw(entries, metadata, "light"), out / name)
 
 
 def heat_map(entries: Sequence[Entry], metadata: ProfileMetadata, theme: str) -> Figure:
