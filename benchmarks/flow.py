@@ -50,7 +50,9 @@ def main() -> None:
             for name, door in _DOORS.items():
                 root = _project(Path(folder) / f"{number}-{len(walls[name])}-{name.split()[0]}", arguments.seconds)
                 began = time.perf_counter()
-                done = subprocess.run([sys.executable, *door], cwd=root, env=_environment(), capture_output=True, check=True)
+                done = subprocess.run(
+                    [sys.executable, *door], cwd=root, env=_environment(), capture_output=True, check=True
+                )
                 walls[name].append(time.perf_counter() - began)
                 made = len(list(root.glob("*.txt")))
                 assert made == _STAGES, done.stdout.decode()
