@@ -18,7 +18,7 @@ Changed = Callable[[Path], AbstractContextManager[Path]]
 CASES = {
     "unknown key": ("  learning_rate:", "  lerning_rate:", ["retrain.lerning_rate", "did you mean 'learning_rate'"]),
     "wrong type": ("  batch_size: 8 ", "  batch_size: eight ", ["retrain.batch_size", "eight"]),
-    "out of range": ("  threads: 2 ", "  threads: 0 ", ["device.threads = 0"]),
+    "out of range": ("  threads: 1 ", "  threads: 0 ", ["device.threads = 0"]),
     "unknown model": ("    - unet_s", "    - unet_x", ["unet_x"]),
     "not YAML": ("preset: smoke", "preset: [smoke", ["line"]),
     "repeated key": ("preset: smoke", "preset: smoke\npreset: smoke", ["preset"]),

@@ -47,7 +47,8 @@ def main() -> None:
     die_with_parent()
     params = load_params(arguments.params)
     require_writable(arguments.out)
-    with exclusive_run(arguments.out, arguments.scratch):
+    page = arguments.out / ("photos.html" if arguments.kind == "photos" else "index.html")  # the two run side by side
+    with exclusive_run(page, arguments.scratch):
         if arguments.kind == "photos":
             _of_photos(params, arguments)
         else:
