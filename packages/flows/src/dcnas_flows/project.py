@@ -6,6 +6,7 @@ the commands of stages run beside each other. So a process is spared that loads 
 dvc.lock are those that `dvc repro` writes.
 """
 
+import copy
 import difflib
 import errno
 import logging
@@ -19,6 +20,7 @@ from contextlib import ExitStack, chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from dvc.dependency import param as dvc_param
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
@@ -137,6 +139,7 @@ def plan(root: Path, targets: Sequence[str]) -> Plan:
 def _planned(root: Path, targets: Sequence[str]) -> Iterator[tuple[Repo, Plan, dict[str, Any]]]:
     """Ask DVC for the graph and for what changed, once; in the project's folder, which DVC takes paths and names to be relative to."""
     with chdir(root), ExitStack() as stack:
+        stack.enter_context(_parameters_read_once())
         with _dvc_errors_explained(root):
             repo = stack.enter_context(Repo(str(root)))
             with repo.lock:
@@ -243,6 +246,22 @@ def _commands_in_threads() -> Iterator[None]:
         _THREAD.command(stage)
 
     with replaced(dvc_run, "cmd_run", run), replaced(dvc_run, "unlocked_repo", lambda work: work):
+        yield
+
+
+@contextmanager
+def _parameters_read_once() -> Iterator[None]:
+    """Have DVC parse a parameter file once as long as it stays as it is; it would for each stage, half of a run that runs nothing."""
+    load, seen = dvc_param.load_path, dict[tuple[object, ...], Any]()
+
+    def load_path(path: str, fs: Any, **options: Any) -> Any:
+        state = Path(path).stat()
+        key = (path, state.st_ino, state.st_mtime_ns, state.st_size)
+        if key not in seen:
+            seen[key] = load(path, fs, **options)
+        return copy.deepcopy(seen[key])
+
+    with replaced(dvc_param, "load_path", load_path):
         yield
 
 
