@@ -43,7 +43,7 @@ flow: $(READY) ## The same as repro, as a Prefect flow
 	@$(IN_ENV) dcnas flow run
 
 test: $(READY) ## Run all tests, on two cores
-	@echo "running all tests: about 8 minutes on 2 cores"
+	@echo "running all tests: about 9 minutes on 2 cores"
 	@$(IN_ENV) pytest -n 2
 
 lint: $(READY)
