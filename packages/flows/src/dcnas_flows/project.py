@@ -78,7 +78,9 @@ class Project:
         except _CommandFailedError as failure:
             on_line(f"ERROR: failed to reproduce '{name}': {failure}")
             code = failure.exit_code
-        except Exception as error:
+        except (
+            Exception
+        ) as error:  # DVC lets through whatever its libraries raise: this stage has failed, the others go on
             explained = _explained(error, self.root)
             on_line(f"ERROR: failed to reproduce '{name}': {explained}")
             code = explained.exit_code if isinstance(explained, DcnasError) else code
@@ -97,7 +99,10 @@ def capacity_of(root: Path, jobs: int | None) -> Capacity:
     gpu = False
     with suppress(DcnasError, KeyError, TypeError, AttributeError):  # a project of another kind has no such files
         gpu = bool(read_json(root / _IDENTITY)["gpus"]) and read_yaml(root / _PARAMS)["device"]["kind"] != "cpu"
-    return Capacity(cores=jobs or len(os.sched_getaffinity(0)), gpu=gpu)
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )  # Linux tells alone
+    return Capacity(cores=jobs or usable, gpu=gpu)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class Narrator:
 
         def say(line: str) -> None:
             if line.strip():
-                _print(head + line.removeprefix(head))
+                _print(head + line.removeprefix(head))  # progress of a stage may begin with its name already
 
         return say
 
