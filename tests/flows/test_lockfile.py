@@ -98,3 +98,11 @@ def test_other_sections_stay_behind_the_stages() -> None:
     text = "schema: '2.0'\nstages:\n  a:\n    cmd: x\ndatasets:\n- name: d\n"
     expected = "schema: '2.0'\nstages:\n  a:\n    cmd: x\n  b:\n    cmd: y\ndatasets:\n- name: d\n"
     assert with_entry(text, "b", {"cmd": "y"}) == expected
+
+
+@pytest.mark.parametrize("odd", ["\u2028", "\x85", "\x0c"])
+def test_only_a_line_feed_ends_a_line(odd: str) -> None:
+    """What Python's `splitlines` takes for ends of lines too stands inside words of an entry, and the whole entry is replaced."""
+    head, rest = "schema: '2.0'\nstages:\n", "  b:\n    cmd: z\n"
+    old = f'  a:\n    cmd: "one{odd}two"\n'
+    assert with_entry(head + old + rest, "a", {"cmd": "y"}) == head + "  a:\n    cmd: y\n" + rest

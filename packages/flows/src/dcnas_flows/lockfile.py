@@ -65,10 +65,10 @@ def with_entry(text: str, name: str, entry: dict[str, Any]) -> str | None:
     Returns:
         The new text; `None` where `text` is not laid out as DVC lays it out.
     """
-    lines = text.splitlines(keepends=True)
+    lines = _lines(text)
     if tuple(lines[:2]) != _HEAD or not lines[-1].endswith("\n"):
         return None
-    new = dumps_yaml({"stages": {name: entry}}).splitlines(keepends=True)[1:]
+    new = _lines(dumps_yaml({"stages": {name: entry}}))[1:]
     if not new or any(_NEXT.match(line) for line in new[1:]):
         return None
     ends = [number for number, line in enumerate(lines) if number > 1 and _NEXT.match(line)] + [len(lines)]
@@ -77,6 +77,11 @@ def with_entry(text: str, name: str, entry: dict[str, Any]) -> str | None:
             return "".join([*lines[:start], *new, *lines[end:]])
     last = next((number for number in ends if number == len(lines) or not lines[number].startswith("  ")), len(lines))
     return "".join([*lines[:last], *new, *lines[last:]])
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines with their ends: line feeds alone, where `splitlines` knows others too."""
+    return [line for line in re.split(r"(?<=\n)", text) if line]
 
 
 def _dump_alone(file: Lockfile, stages: Sequence[Any], options: dict[str, Any]) -> bool:
