@@ -45,15 +45,15 @@ class SearchSpec(Section):
 
     ops: Annotated[Literal[4, 6, 8], BeforeValidator(no_boolean)]
     """Size of the candidate set; 4 are those without SE (paper, Exp. 1 and 2)."""
-    beta: Literal["removed", "sink"]
+    beta: Literal["removed", "sink"] = "removed"
     """`removed` uses every block, the paper's proposal; `sink` learns each network stage's depth, as TF-NAS does."""
     images: Literal["clean", "noisy"]
-    loss: Literal["classification", "both"]
+    loss: Literal["classification", "both"] = "classification"
     """`both` attaches the decoder to the supernet and takes L_Both (paper, Eq. 3)."""
-    bound: Bound
+    bound: Bound = "classifier"
     """The net that must meet the target: the classifier alone (the paper), the denoiser, or the joint model with its decoder."""
     target: TargetSpec
-    width_multiple: Annotated[Literal[1, 2, 4, 8, 16, 32], BeforeValidator(no_boolean)]
+    width_multiple: Annotated[Literal[1, 2, 4, 8, 16, 32], BeforeValidator(no_boolean)] = 8
     """Widths move in multiples of this; TF-NAS has 1. The table measures multiples of `profile_latency.width_multiple`."""
 
     @model_validator(mode="after")
