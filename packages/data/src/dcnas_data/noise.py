@@ -13,7 +13,8 @@ def add_training_noise(
     """
     Return noisy images: each of the batch gets one of `sigmas`, drawn uniformly, and its own noise in each of three channels.
 
-    Everything happens on the device of `clean` with `generator`, which lives there too.
+    Everything happens on the device of `clean` with `generator`, which lives there too. The noise is drawn contiguously, whatever the net
+    wants: a CPU draws into other memory formats at an eighth of the speed.
 
     Args:
         clean: batch x 1 x height x width, in [0, 1].
@@ -21,13 +22,14 @@ def add_training_noise(
         sigmas: The noise levels.
 
         clip: Clamp the result to [0, 1].
+
+        memory_format: Of the result.
     """
     batch, _, height, width = clean.shape
     level = torch.randint(len(sigmas), (batch,), generator=generator, device=clean.device)
-    noise = torch.empty((batch, 3, height, width), device=clean.device, memory_format=memory_format)
-    noise.normal_(generator=generator)
+    noise = torch.empty((batch, 3, height, width), device=clean.device).normal_(generator=generator)
     noisy = noise.mul_(sigmas[level].view(-1, 1, 1, 1)).add_(clean)
-    return noisy.clamp_(0, 1) if clip else noisy
+    return (noisy.clamp_(0, 1) if clip else noisy).contiguous(memory_format=memory_format)
 
 
 def add_uniform_noise(
@@ -37,7 +39,7 @@ def add_uniform_noise(
     Return noisy photographs and the sigma of each: uniform on [0, `highest`], continuous (paper, Sec. 4: [0, 1]).
 
     Noise is added before any mean and standard deviation are taken off. Everything happens on the device of `clean` with `generator`, which
-    lives there too, and contiguously, whatever the net wants: a CPU draws into other memory formats at an eighth of the speed.
+    lives there too, and contiguously, as in `add_training_noise`.
 
     Args:
         clean: batch x 3 x height x width, in [0, 1].

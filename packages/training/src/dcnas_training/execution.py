@@ -65,14 +65,14 @@ def choose_execution(
     """
     Resolve `auto` from the device's abilities and the net's widths, never from a timing, so that the same machine decides alike.
 
-    Measured on a CPU by benchmarks/execution.py: bf16 wins where the hardware multiplies it; channels_last wins on wide nets, but on
-    narrow ones batch norm's passes over few channels are slow, and they run faster contiguous. Assumed: channels_last wins on CUDA.
+    Measured on CPUs by benchmarks/execution.py: bf16 wins where the hardware multiplies it; channels_last wins, but narrow nets in bf16 run
+    faster contiguous, because batch norm's passes over few channels are slow then. Assumed: channels_last wins on CUDA.
     """
     if precision == "auto":
         precision = "bf16" if multiplies_bf16(device) else "fp32"
     if memory_format == "auto":
-        narrow_on_cpu = device.type == "cpu" and _median_width(model) < _WIDE
-        memory_format = "contiguous" if narrow_on_cpu else "channels_last"
+        slow_norm = device.type == "cpu" and precision == "bf16" and _median_width(model) < _WIDE
+        memory_format = "contiguous" if slow_norm else "channels_last"
     return Execution(device=device, precision=precision, memory_format=memory_format)
 
 
