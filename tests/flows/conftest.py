@@ -21,6 +21,8 @@ kind, out = sys.argv[1], pathlib.Path(sys.argv[2])
 reads = [pathlib.Path(name).read_text() for name in sys.argv[3:]]
 if kind == "refuse":
     sys.exit(2)
+if kind == "bug":
+    raise TypeError("a bug")
 if kind == "crash" or (kind == "crash_once" and not pathlib.Path("crashed").exists()):
     pathlib.Path("crashed").touch()
     os.kill(os.getpid(), signal.SIGKILL)

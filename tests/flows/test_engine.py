@@ -23,6 +23,7 @@ stages:
   flaky: {cmd: exec python work.py crash_once flaky.txt, outs: [flaky.txt]}
   below_flaky: {cmd: exec python work.py write steady.txt flaky.txt, deps: [flaky.txt], outs: [steady.txt]}
   broken: {cmd: exec python work.py crash broken.txt, outs: [broken.txt]}
+  buggy: {cmd: exec python work.py bug buggy.txt, outs: [buggy.txt]}
 """
 
 TALK = "stages: {talk: {cmd: exec python work.py talk talk.txt, outs: [talk.txt]}}"
@@ -54,7 +55,7 @@ def run(project: Project, name: str) -> Outcome:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory, new_project: NewProject) -> dict[str, Outcome]:
-    """The outcomes of a pipeline in which one stage refuses its input, one crashes once and one always."""
+    """The outcomes of a pipeline in which one stage refuses its input, one crashes once, one always, and one has a bug."""
     root = new_project(tmp_path_factory.mktemp("mixed") / "project", MIXED)
     return {outcome.name: outcome for outcome in run_all(root)}
 
@@ -72,6 +73,11 @@ def test_a_second_crash_is_final(mixed: dict[str, Outcome]) -> None:
 def test_bad_input_is_not_tried_again(mixed: dict[str, Outcome]) -> None:
     """Exit code 2 fails the pipeline stage at once."""
     assert (mixed["refused"].result, mixed["refused"].attempts, mixed["refused"].exit_code) == (Result.FAILED, 1, 2)
+
+
+def test_a_bug_is_not_tried_again(mixed: dict[str, Outcome]) -> None:
+    """An exception of the stage's own code fails it at once: the same code on the same files would take hours to raise it again."""
+    assert (mixed["buggy"].result, mixed["buggy"].attempts, mixed["buggy"].exit_code) == (Result.FAILED, 1, 1)
 
 
 def test_only_what_needs_the_failed_stage_is_left_out(mixed: dict[str, Outcome]) -> None:

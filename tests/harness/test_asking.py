@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from dcnas_harness.asking import respondent
-from dcnas_harness.errors import UnfitEnvironmentError
+from dcnas_harness.errors import CorruptArtefactError, DcnasError, UnfitEnvironmentError
 
 MODULE = """
 import os, sys
 from pathlib import Path
 from dcnas_harness.asking import respond
+from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.process import let_idle_threads_spin, run_main
 
 def prepare():
@@ -27,6 +28,10 @@ def answer(question):
         raise RuntimeError("no")
     if question == "silent":
         sys.exit(0)
+    if question == "damaged":
+        raise CorruptArtefactError("these weights are damaged", remedy="make them again")
+    if question == "killed":
+        os.kill(os.getpid(), 9)
     print("a word by the way")
     return f"{question} {os.environ.get('OMP_WAIT_POLICY')} {os.environ['GOMP_SPINCOUNT']}"
 
@@ -72,11 +77,21 @@ def test_the_answer_comes_from_a_process_with_its_own_wait_policy(seen: Path, mo
         assert ask("what?") == "what? None 300000"
 
 
-@pytest.mark.parametrize("question", ["fail", "silent"])
-def test_a_process_that_gives_no_answer_is_named(seen: Path, question: str) -> None:
-    """A crash and a silent end are the environment's fault, with the module and a remedy."""
-    with respondent("oracle") as ask, pytest.raises(UnfitEnvironmentError, match=r"\(oracle\) ended with \d+"):
+@pytest.mark.parametrize(("question", "error"), [("silent", UnfitEnvironmentError), ("damaged", CorruptArtefactError)])
+def test_a_process_that_gives_no_answer_is_named(seen: Path, question: str, error: type[DcnasError]) -> None:
+    """An error of the project keeps its class, and so its exit code; a silent end is the environment's fault. The module is named."""
+    with respondent("oracle") as ask, pytest.raises(error, match=r"\(oracle\) ended with \d+"):
         ask(question)
+    assert seen.exists()
+
+
+@pytest.mark.parametrize(("question", "code"), [("fail", 1), ("killed", 137)])
+def test_a_crash_stays_a_crash(seen: Path, question: str, code: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """A bug ends the asker with 1 and a signal with 128 and its number, so that a flow knows what is worth another try."""
+    with respondent("oracle") as ask, pytest.raises(SystemExit) as caught:
+        ask(question)
+    assert caught.value.code == code
+    assert "(oracle) ended with" in capfd.readouterr().err
     assert seen.exists()
 
 

@@ -14,6 +14,7 @@ from dcnas_lineage.records import read_record
 from dcnas_schema.params import load_params, read_yaml
 
 _MARKER = re.compile(r"(<!-- generated: (?P<source>\S+) -->\n).*?(<!-- end generated -->)", re.DOTALL)
+_WORK = ".publishing-"
 _BUNDLE = ("dvc.lock", "dvc.yaml", "params.yaml")
 
 
@@ -40,10 +41,11 @@ def publish_results(root: Path) -> Path:
     )
     records = [path for path in sources if path.name == "record.parquet"]
     _, metadata = read_record(records[0])
-    target = results / "published" / f"{params.preset}-{_slug(metadata.card.name)}"
-    with disk_errors_explained(target), tempfile.TemporaryDirectory(dir=results) as temporary:
+    device = "-".join(filter(None, (metadata.card.name, metadata.card.isa)))
+    target = results / "published" / f"{params.preset}-{_slug(device)}"
+    with disk_errors_explained(target), tempfile.TemporaryDirectory(dir=results, prefix=_WORK) as temporary:
         new, old = Path(temporary) / "new", Path(temporary) / "old"
-        shutil.copytree(results, new, ignore=shutil.ignore_patterns("published", ".gitignore", "tmp*", "*.tmp"))
+        shutil.copytree(results, new, ignore=shutil.ignore_patterns("published", ".gitignore", f"{_WORK}*", "*.tmp"))
         bundle = new / "bundle"
         for path in (*(root / name for name in _BUNDLE), *sources):
             copy = bundle / path.relative_to(root)

@@ -64,6 +64,8 @@ class Outcome:
     result: Result
     exit_code: int = 0
     """Of the pipeline stage's command; 1 or 3 where DVC failed; negative for the signal that killed it."""
+    of_command: bool = True
+    """Whether the exit code is the command's own."""
     seconds: float = 0.0
     """Wall time of the last attempt, DVC's own share included."""
     attempts: int = 0
@@ -139,8 +141,9 @@ def retrying(run: Callable[[], Outcome], on_line: Callable[[str], None]) -> Outc
 
 
 def worth_retrying(outcome: Outcome) -> bool:
-    """Return whether the failure may pass by itself: a crash or a kill, none that the stage explained."""
-    return outcome.result is Result.FAILED and outcome.exit_code not in _LASTING
+    """Return whether the failure may pass by itself: a kill or DVC's own, none that the stage explained and no bug of its code."""
+    bug = outcome.of_command and outcome.exit_code == ExitCode.BUG
+    return outcome.result is Result.FAILED and outcome.exit_code not in _LASTING and not bug
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:

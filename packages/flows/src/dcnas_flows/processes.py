@@ -47,7 +47,7 @@ class ProcessGroups:
             KeyboardInterrupt: The groups have been stopped.
         """
         process = self._start(arguments, folder, environment)
-        reaper = Thread(target=_kill_what_is_left, args=(process.pid,), daemon=True)
+        reaper = Thread(target=_kill_what_is_left, args=(process,), daemon=True)
         reaper.start()
         try:
             yield process
@@ -153,6 +153,11 @@ def _signal_group(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def _kill_what_is_left(pid: int) -> None:
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # leaves it a zombie, which keeps the group's number taken
-    _signal_group(pid, signal.SIGKILL)
+def _kill_what_is_left(process: "subprocess.Popen[str]") -> None:
+    if hasattr(os, "waitid"):
+        os.waitid(
+            os.P_PID, process.pid, os.WEXITED | os.WNOWAIT
+        )  # leaves it a zombie, which keeps the group's number taken
+    else:  # macOS before Python 3.13
+        process.wait()
+    _signal_group(process.pid, signal.SIGKILL)

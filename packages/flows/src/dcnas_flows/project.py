@@ -67,7 +67,7 @@ class Project:
         start = time.monotonic()
         stage, command = self._stages[name], _Command(self.root, self._turn, on_line)
         _THREAD.command, _THREAD.on_line = command, on_line
-        result, code = Result.FAILED, int(ExitCode.BUG)
+        result, code, of_command = Result.FAILED, int(ExitCode.BUG), True
         try:
             with self._turn:
                 changed = stage.reproduce()
@@ -83,10 +83,11 @@ class Project:
         ) as error:  # DVC lets through whatever its libraries raise: this stage has failed, the others go on
             explained = _explained(error, self.root)
             on_line(f"ERROR: failed to reproduce '{name}': {explained}")
-            code = explained.exit_code if isinstance(explained, DcnasError) else code
+            code, of_command = explained.exit_code if isinstance(explained, DcnasError) else code, False
         finally:
             del _THREAD.command, _THREAD.on_line
-        return Outcome(name=name, result=result, exit_code=code, seconds=time.monotonic() - start, attempts=1)
+        seconds = time.monotonic() - start
+        return Outcome(name=name, result=result, exit_code=code, of_command=of_command, seconds=seconds, attempts=1)
 
 
 def capacity_of(root: Path, jobs: int | None) -> Capacity:
@@ -170,6 +171,7 @@ class _Turn:
 
     def __init__(self, lock: Any) -> None:
         self._mutex, self._lock = threading.Lock(), lock
+        self._lost = threading.local()
 
     def __enter__(self) -> None:
         self._mutex.acquire()
@@ -180,6 +182,9 @@ class _Turn:
             raise
 
     def __exit__(self, *_: object) -> None:
+        if getattr(self._lost, "turn", False):
+            self._lost.turn = False
+            return
         try:
             self._lock.unlock()
         finally:
@@ -192,7 +197,11 @@ class _Turn:
         try:
             yield
         finally:
-            self.__enter__()
+            try:
+                self.__enter__()
+            except BaseException:
+                self._lost.turn = True  # the block around this one has nothing to give back
+                raise
 
 
 class _CommandFailedError(Exception):

@@ -11,9 +11,19 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from dcnas_harness.errors import UnfitEnvironmentError
+from dcnas_harness.errors import (
+    BadInputError,
+    CorruptArtefactError,
+    DcnasError,
+    ExitCode,
+    NumericalError,
+    UnfitEnvironmentError,
+)
 from dcnas_harness.process import die_with_parent
 
+_ERRORS: dict[int, type[DcnasError]] = {
+    error.exit_code: error for error in (BadInputError, CorruptArtefactError, NumericalError)
+}
 Ask = Callable[[str], str]
 """Takes the question and returns the answer; once."""
 
@@ -24,10 +34,12 @@ def respondent(module: str) -> Iterator[Ask]:
     Start `python -m module`, which calls `respond`, and yield the function that asks it; it ends with the block, asked or not.
 
     Raises:
-        UnfitEnvironmentError: By that function, when the process failed; what it said stands above.
+        DcnasError: By that function, when the process failed: of the class that it ended with; what it said stands above.
+
+        SystemExit: By that function, when the process crashed or was killed, with its code, so that whoever runs this one learns of it.
     """
     process = subprocess.Popen(
-        [sys.executable, "-m", module, str(os.getpid())],
+        [sys.executable, "-P", "-m", module, str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
@@ -37,10 +49,12 @@ def respondent(module: str) -> Iterator[Ask]:
         said, _ = process.communicate(question)
         lines = said.splitlines()
         if process.returncode != 0 or not lines:
-            raise UnfitEnvironmentError(
-                f"The process that was to time a net ({module}) ended with {process.returncode}.",
-                remedy="see what it said above, then run the same command again",
-            )
+            what = f"The process that was to time a net ({module}) ended with {process.returncode}."
+            if process.returncode < 0 or process.returncode == ExitCode.BUG:
+                print(what, file=sys.stderr, flush=True)
+                sys.exit(128 - process.returncode if process.returncode < 0 else ExitCode.BUG)
+            error = _ERRORS.get(process.returncode, UnfitEnvironmentError)
+            raise error(what, remedy="see what it said above, then run the same command again")
         return lines[-1]
 
     with process:

@@ -118,8 +118,18 @@ def _fsync(path: Path) -> None:
 def _remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{_glob_escape(path.name)}.*.tmp"):
         owner = leftover.name.split(".")[-2]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
+        if owner.isdigit() and not _lives(int(owner)):
             leftover.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # another user's
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
 
 
 def _glob_escape(name: str) -> str:
