@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from dcnas_nets.depthwise import depthwise_conv2d
 from dcnas_nets.search_norm import batch_norm, norm_act
 from dcnas_schema.space import OPS, OpName, Place, se_channels, width_bounds
 
@@ -108,9 +109,7 @@ class Candidate(nn.Module):
         """Return the projection, to which the last batch norm and the residual are still to come."""
         place = self.place
         features = norm_act(F.conv2d(x_BCHW, self.expand), place.activation)
-        features = F.conv2d(
-            features, self.depthwise, stride=place.stride, padding=self.kernel_size // 2, groups=len(self.depthwise)
-        )
+        features = depthwise_conv2d(features, self.depthwise, stride=place.stride, padding=self.kernel_size // 2)
         return self.after_depthwise(norm_act(features, place.activation))
 
     def after_depthwise(self, x_BCHW: Float[Tensor, "batch mid h2 w2"]) -> Float[Tensor, "batch out h2 w2"]:

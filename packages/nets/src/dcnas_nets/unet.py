@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dcnas_nets.narrow_norm import BatchNorm2d
 from dcnas_schema.params import UNetSpec
 
 
@@ -74,7 +73,7 @@ def conv_stack(before: int, width: int, convs: int) -> nn.Sequential:
     for i in range(convs):
         layers += [
             nn.Conv2d(before if i == 0 else width, width, 3, padding=1),
-            BatchNorm2d(width),
+            nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
         ]
     return nn.Sequential(*layers)

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from dcnas_data.loader import ResidentScenes, SceneBatch
 from dcnas_data.noise import add_training_noise, evaluation_noise
 from dcnas_nets.models import SceneModel
+from dcnas_nets.quick import quicken
 from dcnas_retrain.epochs import Course, Learner, TrainingState, run_course
 from dcnas_schema.params import NoiseParams, RetrainParams
 from dcnas_schema.seeds import derive_seed
@@ -132,6 +133,7 @@ class _SceneLearner(Learner):
 def start_state(run: Run) -> State:
     """Put the model on its device and return the state before the first step."""
     device = run.execution.device
+    quicken(run.model)
     model = run.model.to(device=device, memory_format=run.execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
     optimizer = EagerAdam(model.parameters(), lr=run.params.learning_rate, fused=True)
     plateau = run.params.plateau

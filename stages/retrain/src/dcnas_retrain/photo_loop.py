@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dcnas_data.noise import add_uniform_noise
 from dcnas_data.photo_loader import PhotoBatch, PhotoStore
 from dcnas_data.photo_views import CentreView, RandomView
+from dcnas_nets.quick import quicken
 from dcnas_nets.space import SpaceOutput
 from dcnas_retrain.epochs import Course, Learner, TrainingState, run_course
 from dcnas_schema.photo_models import Images
@@ -92,6 +93,7 @@ def train_on_photos(run: PhotoRun) -> list[dict[str, Any]]:
 def start_photo_state(run: PhotoRun) -> PhotoState:
     """Put the model on its device and return the state before the first step."""
     device, params = run.execution.device, run.params
+    quicken(run.model)
     model = run.model.to(device=device, memory_format=run.execution.torch_format)  # type: ignore[call-overload] # torch's stub lacks this pair
     optimizer = EagerSGD(
         model.parameters(),
