@@ -17,7 +17,7 @@ MEMBERS := $(wildcard packages/*/pyproject.toml stages/*/pyproject.toml)
 IN_ENV := PATH="$$PWD/.venv/bin:$$PATH"
 CODE := packages stages tests benchmarks
 
-.PHONY: help setup repro flow test check lint bench lock
+.PHONY: help setup repro flow serve test check lint bench lock
 
 help: ## Explain the doors
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ repro: $(READY) ## Run every stale pipeline stage side by side, from data to tab
 
 flow: $(READY) ## The same as repro, as a Prefect flow
 	@$(IN_ENV) dcnas flow run
+
+serve: $(READY) ## Run the flows of prefect.yaml at their times on this machine, with Prefect's pages, until stopped
+	@$(IN_ENV) dcnas flow serve
 
 test: $(READY) ## Run all tests, on two cores
 	@echo "running all tests: about 9 minutes on 2 cores"

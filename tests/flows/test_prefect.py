@@ -1,21 +1,19 @@
 """The same with Prefect: a run that its server knows, with tasks, logs, retries and artifacts."""
 
-import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 NewProject = Callable[[Path, str], Path]
 StartFlow = Callable[..., Any]
+NewServer = Callable[..., AbstractContextManager[Any]]
 
 TIME_TO_END_S = 10.0
 
@@ -26,78 +24,15 @@ stages:
 """
 REFUSED = PIPELINE + "  third: {cmd: exec python work.py refuse third.txt, outs: [third.txt]}\n"
 SINGLE = "stages: {single: {cmd: exec python work.py write single.txt, outs: [single.txt]}}"
+WAITING = PIPELINE.replace("crash_once", "wait")
 SLEEPING = "stages: {sleep: {cmd: exec python work.py sleep slept.txt, outs: [slept.txt]}}"
 
 
-class Server:
-    """A Prefect server on a free port with its own SQLite database."""
-
-    def __init__(self, home: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.settings = {
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-        }
-        home.mkdir(parents=True)
-        self._log = home / "server.log"
-        with self._log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--port", str(port)],
-                env={**os.environ, **self.settings, "PREFECT_API_URL": ""},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def wait_until_ready(self) -> None:
-        """Wait for the health check."""
-        end = time.monotonic() + 120
-        while time.monotonic() < end:
-            try:
-                if httpx.get(f"{self.settings['PREFECT_API_URL']}/health").status_code == 200:
-                    return
-            except httpx.HTTPError:
-                time.sleep(0.2)
-        pytest.fail(self._log.read_text())
-
-    def read(self) -> dict[str, Any]:
-        """Return what the server knows of the last flow run: its state, its task runs, its artifacts, its log."""
-        (run,) = self._ask("flow_runs", sort="START_TIME_DESC", limit=1)
-        of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
-        tasks = self._ask("task_runs", **of_run)
-        logs = self._ask("logs", logs={"flow_run_id": {"any_": [run["id"]]}})
-        return {
-            "state": run["state_name"],
-            "tasks": {task["name"]: (task["state_name"], task["run_count"]) for task in tasks},
-            "waits": {task["name"]: len(task["task_inputs"].get("wait_for", ())) for task in tasks},
-            "artifacts": {artifact["key"]: artifact["data"] for artifact in self._ask("artifacts", **of_run)},
-            "log": [line["message"] for line in logs],
-        }
-
-    def _ask(self, what: str, **query: Any) -> list[dict[str, Any]]:
-        answer = httpx.post(f"{self.settings['PREFECT_API_URL']}/{what}/filter", json=query).raise_for_status()
-        return list(answer.json())
-
-    def kill(self) -> None:
-        """Kill the server and what it started."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(new_server: NewServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A Prefect server for the tests of this file."""
-    running = Server(tmp_path_factory.mktemp("prefect") / "home")
-    try:
-        running.wait_until_ready()
+    with new_server(tmp_path_factory.mktemp("prefect") / "home") as running:
         yield running
-    finally:
-        running.kill()
 
 
 def test_nothing_stale_does_not_start_prefect(tmp_path: Path, new_project: NewProject, start_flow: StartFlow) -> None:
@@ -149,9 +84,7 @@ def test_the_temporary_server_ends_with_its_parent() -> None:
 
 
 @pytest.mark.slow
-def test_the_server_knows_the_run(
-    tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Server
-) -> None:
+def test_the_server_knows_the_run(tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Any) -> None:
     """A flow run is COMPLETED with one task per stale stage, the retry visible, its log lines, and its artifacts."""
     root = new_project(tmp_path / "project", PIPELINE)
     (root / "results").mkdir()
@@ -163,14 +96,17 @@ def test_the_server_knows_the_run(
     assert known["tasks"] == {"first": ("Completed", 2), "second": ("Completed", 1)}
     assert known["waits"] == {"first": 0, "second": 1}
     assert "Running stage 'second':" in known["log"]
-    assert set(known["artifacts"]) == {"pipeline-stages", "pipeline-graph", "results-table-1"}
+    of_stages = {"stage-first", "stage-second"}
+    assert set(known["artifacts"]) == {"pipeline-stages", "pipeline-graph", "results-table-1", *of_stages}
+    assert known["of tasks"] == of_stages
+    assert '"file": "second.txt"' in known["artifacts"]["stage-second"]
     assert known["artifacts"]["results-table-1"] == "| PSNR |\n"
     assert "flowchart TD" in known["artifacts"]["pipeline-graph"]
 
 
 @pytest.mark.slow
 def test_a_failed_stage_fails_the_run(
-    tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Server
+    tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Any
 ) -> None:
     """A stage that refuses its input fails its task at the first attempt, the flow run, and the command with its own code."""
     root = new_project(tmp_path / "project", REFUSED)
@@ -183,7 +119,7 @@ def test_a_failed_stage_fails_the_run(
 
 @pytest.mark.slow
 def test_a_terminated_flow_is_reported_as_crashed(
-    tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Server
+    tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Any
 ) -> None:
     """SIGTERM ends a Prefect flow with 143 in time, kills its stage, and the server learns that the run crashed."""
     flow = start_flow(new_project(tmp_path / "project", SLEEPING), prefect=True, **server.settings)
@@ -198,14 +134,52 @@ def test_a_terminated_flow_is_reported_as_crashed(
 
 
 @pytest.mark.slow
-def test_a_lost_server_does_not_hold_the_end_up(
-    tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Server
+def test_a_killed_flow_is_told_of_by_the_next(
+    tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Any
 ) -> None:
-    """SIGTERM ends the flow in time, and its stage too, even when the server has died and nothing can be reported."""
-    flow = start_flow(new_project(tmp_path / "project", SLEEPING), prefect=True, **server.settings)
+    """A flow killed with SIGKILL stays RUNNING in the server until the next one starts, which marks it crashed and goes on."""
+    root = new_project(tmp_path / "project", SLEEPING)
+    flow = start_flow(root, prefect=True, **server.settings)
     stage = flow.stage_pid()
-    server.kill()
-    flow.process.terminate()
-    ended, output = flow.end(TIME_TO_END_S)
-    assert ended == 143, output
+    flow.process.kill()
+    flow.process.wait()
     assert flow.leaves_no(stage)
+    killed = server.read()
+    assert killed["state"] == "Running"
+    work = root / "work.py"
+    work.write_text(work.read_text().replace("time.sleep(600)", ""))
+    ended, output = start_flow(root, prefect=True, **server.settings).end(60)
+    assert ended == 0, output
+    assert f"flow run {killed['id']} had died without a word" in output
+    known = server.read(killed["id"])
+    assert known["state"] == "Crashed"
+    assert f"pid {flow.process.pid}" in known["message"]
+    assert known["tasks"] == {"sleep": ("Crashed", 1)}
+    assert not list((root / ".scratch/flows/runs").glob(f"*{killed['id']}*"))
+
+
+@pytest.mark.slow
+def test_a_lost_server_holds_nothing_up(
+    tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Any
+) -> None:
+    """
+    When the server dies during two flows, SIGTERM still ends the one in time, with its stage.
+
+    The other runs all its stages to their end and says that its server was lost.
+    """
+    terminated = start_flow(new_project(tmp_path / "one", SLEEPING), prefect=True, **server.settings)
+    root = new_project(tmp_path / "other", WAITING)
+    going_on = start_flow(root, prefect=True, PREFECT_CLIENT_MAX_RETRIES="1", **server.settings)
+    stage = terminated.stage_pid()
+    assert going_on.comes_true((root / "first.begun").exists, 60), going_on.log.read_text()
+    server.kill()
+    terminated.process.terminate()
+    ended, output = terminated.end(TIME_TO_END_S)
+    assert ended == 143, output
+    assert terminated.leaves_no(stage)
+    (root / "go").touch()
+    ended, output = going_on.end(120)
+    assert ended == 0, output
+    assert (root / "second.txt").exists()
+    assert "Prefect's server was lost during the flow" in output
+    assert "bug of dcnas" not in output

@@ -147,6 +147,16 @@ def flow_run(
     sys.exit(reproduce(root, targets or [], use_prefect=not no_prefect, jobs=jobs))
 
 
+@flow_app.command("serve")
+def flow_serve() -> None:
+    """Run the deployments of prefect.yaml on this machine at their times, until stopped; starts Prefect's server where none runs."""
+    root = project_root()
+    params()
+    from dcnas_flows.deployments import serve
+
+    serve(root)
+
+
 def _write_identity(root: Path) -> Path | None:
     """Write which machine this is, with the SHA-256 of the profile that params.yaml names; return the file where it changed."""
     from dcnas_latency.identity import write_identity

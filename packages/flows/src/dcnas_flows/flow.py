@@ -4,11 +4,15 @@ The reproduction as a Prefect flow: one task per stale pipeline stage.
 DVC alone decides what is stale and keeps what was made; Prefect caches nothing and stores no results.
 """
 
+import re
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -17,6 +21,7 @@ from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
 from dcnas_flows.engine import RETRIES, Outcome, Plan, Result, Step, execute, worth_retrying
+from dcnas_flows.job import ASKED, in_project, know_this_machine
 from dcnas_flows.project import Project, capacity_of, opened
 from dcnas_flows.report import describe, mermaid, rows
 
@@ -37,38 +42,47 @@ def _may_pass(_task: Any, _run: TaskRun, state: State[Outcome]) -> bool:
     cache_policy=NO_CACHE,
 )
 def run_pipeline_stage(name: str) -> State[Outcome]:
-    """Run one pipeline stage; its lines go to the run's log as they come."""
+    """Run one pipeline stage; its lines go to the run's log as they come, what it read and made into a table."""
     log = get_run_logger()
-    outcome = _PROJECT.get().run(name, lambda line: log.info(line) if line else None)
+    project = _PROJECT.get()
+    outcome = project.run(name, lambda line: log.info(line) if line else None)
     outcome = replace(outcome, attempts=task_run.run_count)
     if outcome.good:
+        key = f"stage-{re.sub('[^a-z0-9]+', '-', name.lower())}"
+        said = f"{name}: {outcome.result.value}, {outcome.seconds:.1f} s"
+        publish([partial(create_table_artifact, key=key, table=project.files(name), description=said)])
         label = "Completed" if outcome.result is Result.RAN else outcome.result.name.capitalize()
         return Completed(name=label, message=outcome.result.value, data=outcome)
     return Failed(message=f"{name} failed with exit code {outcome.exit_code}", data=outcome)
 
 
 @flow(name="reproduce", persist_result=False)
-def reproduce_flow(root: Path, targets: list[str], jobs: int | None = None) -> State[tuple[Outcome, ...]]:
+def reproduce_flow(targets: list[str] = [], jobs: int | None = None) -> State[Any]:  # noqa: B006 - never changed; the UI's form shows it
     """
     Run every stale pipeline stage that the targets need, side by side where they fit; the result is what `dvc repro` gives.
 
     Args:
-        root: The project's folder.
+        targets: Names of pipeline stages or of the groups that a matrix makes, such as retrain; none means all.
 
-        targets: Names of pipeline stages or of their groups; none means all.
-
-        jobs: Most cores that stages take together; all that this process may use, where it is `None`.
+        jobs: Most cores that stages take together; all that this process may use, where it is empty.
 
     Raises:
         BadInputError: A target is unknown, or DVC cannot read the pipeline.
 
         UnfitEnvironmentError: Another flow or dvc process is at work there.
     """
+    return in_project(lambda root: _reproduced(root, targets, jobs))
+
+
+def _reproduced(root: Path, targets: list[str], jobs: int | None) -> State[tuple[Outcome, ...]]:
+    know_this_machine(root)
     with opened(root, targets) as project:
         get_run_logger().info(describe(project.plan))
         _PROJECT.set(project)
         outcomes = execute(project.plan, _TaskRunner(), capacity_of(root, jobs))
-    _publish(root, project.plan, outcomes)
+    if asked := ASKED.get():
+        asked.outcomes = outcomes
+    publish(_results(root, project.plan, outcomes))
     failed = [outcome.name for outcome in outcomes if outcome.result is Result.FAILED]
     if failed:
         return Failed(message=f"failed: {', '.join(failed)}", data=outcomes)
@@ -91,9 +105,23 @@ class _TaskRunner:
         return outcome
 
 
-def _publish(root: Path, made: Plan, outcomes: tuple[Outcome, ...]) -> None:
-    create_table_artifact(key="pipeline-stages", table=rows(outcomes), description=describe(made))
-    create_markdown_artifact(key="pipeline-graph", markdown=f"```mermaid\n{mermaid(made)}\n```")
+def publish(artifacts: list[Callable[[], object]]) -> None:
+    """Send artifacts to the server; where it is lost, say so and leave out the rest: they only show what the files hold."""
+    try:
+        for create in artifacts:
+            create()
+    except httpx.HTTPError as error:
+        get_run_logger().warning("Prefect's server took no artifact: %s", error or type(error).__name__)
+
+
+def _results(root: Path, made: Plan, outcomes: tuple[Outcome, ...]) -> list[Callable[[], object]]:
+    drawing = f"```mermaid\n{mermaid(made)}\n```"
+    said = describe(made)
+    artifacts: list[Callable[[], object]] = [
+        partial(create_table_artifact, key="pipeline-stages", table=rows(outcomes), description=said),
+        partial(create_markdown_artifact, key="pipeline-graph", markdown=drawing, description=said),
+    ]
     for path in sorted(root.glob("results/table_*.md")):
-        key = f"results-{path.stem}".replace("_", "-").lower()
-        create_markdown_artifact(key=key, markdown=path.read_text(encoding="utf-8"), description=path.name)
+        key, text = f"results-{path.stem}".replace("_", "-").lower(), path.read_text(encoding="utf-8")
+        artifacts.append(partial(create_markdown_artifact, key=key, markdown=text, description=path.name))
+    return artifacts

@@ -104,21 +104,26 @@ RUNNING = ProcessGroups()
 """The groups of this process. One for all, because signals come to the process and not to a flow."""
 
 
-def supervised(work: Callable[[], T]) -> T:
+def supervised(work: Callable[[], T], *, own_sigterm: bool = True) -> T:
     """
     Return `work()`, done in a thread, while the main thread waits for signals.
 
     On SIGINT and SIGTERM the main thread stops all process groups, gives the work a moment to report, and raises KeyboardInterrupt
     or SystemExit(143). The process then ends within 8 s, whatever its threads and exit hooks wait for. Main thread only.
+
+    Args:
+        own_sigterm: False where SIGTERM has a handler already that raises an exception of its own, as in Prefect's engine.
     """
-    before = signal.signal(signal.SIGTERM, _raise_terminated)
+    before = signal.signal(signal.SIGTERM, _raise_terminated) if own_sigterm else signal.getsignal(signal.SIGTERM)
     executor = ThreadPoolExecutor(1, thread_name_prefix="flow")
     future = executor.submit(work)
     try:
         return future.result()
-    except (KeyboardInterrupt, SystemExit) as reason:
-        terminated = isinstance(reason, SystemExit)
-        _end_in_time(ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED)
+    except Exception:  # the work's own
+        raise
+    except BaseException as reason:
+        interrupted = isinstance(reason, KeyboardInterrupt)
+        _end_in_time(ExitCode.INTERRUPTED if interrupted else ExitCode.TERMINATED)
         RUNNING.stop()
         wait([future], timeout=_REPORT_S)
         raise

@@ -44,6 +44,10 @@ _LOCK_COPY = ".scratch/flows/dvc.lock"
 _LOGGERS = ("dvc", "dvc_objects", "dvc_data")
 
 
+class ProjectBusyError(UnfitEnvironmentError):
+    """Another flow is at work in the project."""
+
+
 class Project:
     """A DVC project whose stages can be run; made by `opened`."""
 
@@ -89,6 +93,15 @@ class Project:
         seconds = time.monotonic() - start
         return Outcome(name=name, result=result, exit_code=code, of_command=of_command, seconds=seconds, attempts=1)
 
+    def files(self, name: str) -> list[dict[str, str | int | None]]:
+        """Return what one pipeline stage read and made, as dvc.lock has it: a row a file, with its MD5 and its size in bytes."""
+        stage = self._stages[name]
+        both = [("read", item) for item in stage.deps] + [("made", item) for item in stage.outs]
+        return [
+            {"": role, "file": str(item), "MD5": str(item.hash_info.value or ""), "bytes": item.meta and item.meta.size}
+            for role, item in both
+        ]
+
 
 def capacity_of(root: Path, jobs: int | None) -> Capacity:
     """
@@ -107,6 +120,22 @@ def capacity_of(root: Path, jobs: int | None) -> Capacity:
 
 
 @contextmanager
+def held(root: Path) -> Iterator[None]:
+    """
+    Keep every other flow out of the project while the block runs.
+
+    Raises:
+        ProjectBusyError: One is at work there.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_run(root / _LOCK, root / ".scratch"))
+        except UnfitEnvironmentError as error:
+            raise ProjectBusyError(str(error)) from error
+        yield
+
+
+@contextmanager
 def opened(root: Path, targets: Sequence[str]) -> Iterator[Project]:
     """
     Hold the project against a second flow while the block runs, plan, and yield the project, whose stale stages can then be run.
@@ -121,10 +150,10 @@ def opened(root: Path, targets: Sequence[str]) -> Iterator[Project]:
     Raises:
         BadInputError: A target is unknown, or DVC cannot read dvc.yaml, dvc.lock or params.yaml.
 
-        UnfitEnvironmentError: Another flow or dvc process is at work here.
+        UnfitEnvironmentError: Another dvc process is at work here, or another flow (ProjectBusyError).
     """
     root = root.resolve()
-    with exclusive_run(root / _LOCK, root / ".scratch"), _planned(root, targets) as (repo, made, stages):
+    with held(root), _planned(root, targets) as (repo, made, stages):
         if made.stale and (root / _LOCK).is_file():
             with atomic_write(root / _LOCK_COPY) as temporary:
                 shutil.copyfile(root / _LOCK, temporary)

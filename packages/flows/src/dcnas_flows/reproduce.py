@@ -1,24 +1,19 @@
 """The door that `dcnas flow run` opens: bring the stale pipeline stages up to date, with Prefect or without."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dcnas_flows.engine import Outcome, Step, execute, exit_code, retrying
 from dcnas_flows.processes import supervised
 from dcnas_flows.project import Project, capacity_of, opened, plan
 from dcnas_flows.report import Narrator, describe, print_summary, print_times
-from dcnas_flows.server import ensure_server
+from dcnas_flows.server import ensure_server, settle_prefect
 from dcnas_harness.errors import UnfitEnvironmentError
 
-_PREFECT_DEFAULTS = {
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # a temporary server takes 16 to 29 s to start on two busy cores (measured); Prefect's own limit is 20
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-}
+if TYPE_CHECKING:
+    from dcnas_flows.job import Asked
 
 
 def reproduce(root: Path, targets: Sequence[str], *, use_prefect: bool, jobs: int | None = None) -> int:
@@ -77,29 +72,33 @@ def _with_prefect(root: Path, targets: Sequence[str], jobs: int | None) -> tuple
 
 
 def _run_flow(root: Path, targets: Sequence[str], jobs: int | None) -> tuple[Outcome, ...]:
-    for name, value in _PREFECT_DEFAULTS.items():
-        os.environ.setdefault(name, value)  # read by Prefect when it is imported
+    settle_prefect()
     from prefect.client.schemas.objects import State
 
     from dcnas_flows.flow import reproduce_flow
+    from dcnas_flows.job import ASKED, Asked
 
-    with _server_errors_explained():
+    asked = Asked(root)
+    ASKED.set(asked)
+    with _server_errors_explained(asked):
         ensure_server()
-        state: State[Any] = reproduce_flow(root, list(targets), jobs, return_state=True)
+        state: State[Any] = reproduce_flow(list(targets), jobs, return_state=True)
         outcomes = state.result(raise_on_failure=False)
         if isinstance(outcomes, BaseException):
             raise outcomes
-    return tuple(outcomes)
+    return asked.outcomes or ()
 
 
 @contextmanager
-def _server_errors_explained() -> Iterator[None]:
+def _server_errors_explained(asked: "Asked") -> Iterator[None]:
+    """Turn the loss of the server into an error; where all pipeline stages have ended by then, into a warning."""
     import httpx
 
     try:
         yield
     except httpx.HTTPError as error:
-        raise UnfitEnvironmentError(
-            f"Prefect's server was lost during the flow: {error}",
-            remedy="what ran is kept; run the same command again, or: dcnas flow run --no-prefect",
-        ) from error
+        lost = f"Prefect's server was lost during the flow: {error or type(error).__name__}"
+        if asked.outcomes is None:
+            remedy = "what ran is kept; run the same command again, or: dcnas flow run --no-prefect"
+            raise UnfitEnvironmentError(lost, remedy=remedy) from error
+        print(f"warning: {lost}; all that was to run has ended, and the next flow tells it how", flush=True)
