@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -142,3 +143,28 @@ def test_the_end_of_the_server_process_ends_its_flow(server: Any, serving: Servi
     assert comes_true(lambda: not working_in(serving.root))
     (schedule,) = server.deployment("nightly-audit/nightly-audit")["schedules"]
     assert not schedule["active"] or server.deployment("nightly-audit/nightly-audit")["paused"]
+
+
+def test_serving_brings_its_server_and_takes_it_along(
+    scheduled_project: Callable[[Path], Path], unused_port: Callable[[], int], tmp_path: Path
+) -> None:
+    """Where no server is configured or runs, one is started with its pages, and is gone when the serving process was killed."""
+    port = unused_port()
+    own = {"PREFECT_API_URL": "", "PREFECT_SERVER_API_PORT": str(port), "PREFECT_HOME": str(tmp_path / "home")}
+    serving = Serving(scheduled_project(tmp_path / "project"), **own)
+    name = f"http://127.0.0.1:{port}/api/deployments/name/{REPRODUCE}"
+    try:
+        assert comes_true(lambda: _status(name) == 200, 120), serving.log.read_text()
+        assert f"its pages: http://127.0.0.1:{port}" in serving.log.read_text()
+        assert _status(f"http://127.0.0.1:{port}/") == 200
+    finally:
+        serving.process.kill()
+        serving.process.wait()
+    assert comes_true(lambda: _status(name) is None, 10)
+
+
+def _status(url: str) -> int | None:
+    try:
+        return httpx.get(url, follow_redirects=True, timeout=5).status_code
+    except httpx.HTTPError:
+        return None

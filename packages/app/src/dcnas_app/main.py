@@ -150,11 +150,9 @@ def flow_run(
 @flow_app.command("serve")
 def flow_serve() -> None:
     """Run the deployments of prefect.yaml on this machine at their times, until stopped; starts Prefect's server where none runs."""
-    root = project_root()
-    params()
     from dcnas_flows.deployments import serve
 
-    serve(root)
+    serve(project_root())
 
 
 def _write_identity(root: Path) -> Path | None:

@@ -42,7 +42,7 @@ class WorkPool(Section):
     """Whose workers take the runs; not used on one machine."""
 
     name: str
-    job_variables: dict[str, str] = {}
+    job_variables: dict[str, str] = Field(default_factory=dict)
     """Such as working_dir, the clone that runs are made in where it is not the one that the worker's environment is installed from."""
 
 
@@ -86,6 +86,7 @@ def serve(root: Path) -> None:
 
     They are those of prefect.yaml that have an active schedule. Prefect's server is that of PREFECT_API_URL or of Prefect's profile;
     where none is configured, the one at its usual address, which is started with its pages and ends with this process unless it runs.
+    On SIGINT and SIGTERM the flow that runs is cancelled, with all its processes, and the schedules are paused until the next start.
 
     Raises:
         BadInputError: prefect.yaml is missing or wrong.
@@ -96,13 +97,12 @@ def serve(root: Path) -> None:
     settle_prefect()
     os.chdir(root)  # the flows find the project there
     with standing_server():
-        from prefect import serve as serve_all
-
         from dcnas_flows.alive import tell_of_the_dead
+        from dcnas_flows.runner import run_until_stopped
 
         for run in tell_of_the_dead(root):
             print(f"flow run {run} had died without a word; it is marked as crashed", flush=True)
-        serve_all(*map(_for_runner, deployments), limit=1)
+        run_until_stopped([_for_runner(deployment) for deployment in deployments])
 
 
 def _for_runner(deployment: Deployment) -> "RunnerDeployment":

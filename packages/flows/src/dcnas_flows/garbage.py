@@ -108,7 +108,7 @@ def _kept(keep: Keep, sharers: Sequence[Path]) -> dict[str, Any]:
 
 def _unused(repo: Repo, keep: Keep, sharers: Sequence[Path]) -> Iterator[tuple[str, int]]:
     """Yield path and size of what DVC would remove; it tells the paths in a dry run alone, through its log."""
-    with _caught(dvc_gc.logger) as records:
+    with _caught(dvc_gc.logger) as records, _caught(logging.getLogger("dvc"), logging.WARNING):  # it says "Removed"
         repo.gc(**_kept(keep, sharers), dry=True)
     for record in records:
         if record.args:
@@ -118,13 +118,13 @@ def _unused(repo: Repo, keep: Keep, sharers: Sequence[Path]) -> Iterator[tuple[s
 
 
 @contextmanager
-def _caught(logger: logging.Logger) -> Iterator[list[logging.LogRecord]]:
+def _caught(logger: logging.Logger, level: int = logging.INFO) -> Iterator[list[logging.LogRecord]]:
     records: list[logging.LogRecord] = []
     handler = logging.Handler(logging.INFO)
     handler.emit = records.append  # type: ignore[method-assign] # all that this handler does
     before = (logger.level, logger.propagate)
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False
     try:
         yield records

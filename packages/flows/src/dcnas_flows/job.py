@@ -1,11 +1,15 @@
 """What every flow does around its work: find the project, tell of dead runs, hold its own run's lock, end in time on a signal."""
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from prefect import get_run_logger
@@ -22,6 +26,7 @@ from dcnas_latency.identity import write_identity
 from dcnas_schema.params import load_params
 
 T = TypeVar("T")
+_LOOK_S = 1.0
 _IDENTITY = "data/device.json"
 
 
@@ -53,6 +58,8 @@ def in_project(work: Callable[[Path], State[T]]) -> State[T] | State[Any]:
     for run in tell_of_the_dead(root):
         get_run_logger().warning("flow run %s had died without a word; it is marked as crashed", run)
     mark_alive(root, flow_run.id)
+    if asked is None:
+        Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
         if threading.current_thread() is threading.main_thread():
             return supervised(partial(copy_context().run, work, root), own_sigterm=False)
@@ -62,6 +69,17 @@ def in_project(work: Callable[[Path], State[T]]) -> State[T] | State[Any]:
             raise
         get_run_logger().warning("skipped: %s", error)
         return Cancelled(name="Skipped", message=str(error))
+
+
+def _end_with_parent(parent: int) -> None:
+    """
+    Have this process end as on SIGTERM when the one that started it, which serves schedules, is gone.
+
+    The kernel's own signal at a parent's death comes when the thread ends that started this process, and of that Prefect tells nothing.
+    """
+    while os.getppid() == parent:
+        time.sleep(_LOOK_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def project_here() -> Path:
