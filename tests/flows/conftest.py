@@ -260,7 +260,7 @@ class Server:
 
     def wait_until_ready(self) -> None:
         """Wait for the health check."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while time.monotonic() < end:
             try:
                 if httpx.get(f"{self.settings['PREFECT_API_URL']}/health").status_code == 200:

@@ -18,8 +18,8 @@ import pytest
 pytestmark = pytest.mark.slow
 
 REPRODUCE = "reproduce/reproduce"
-FIRES_S = 150.0
-RUNS_S = 60.0
+FIRES_S = 240.0
+RUNS_S = 120.0
 NOBODY = "nobody"
 """Who runs PostgreSQL where the tests are root's, which it refuses."""
 

@@ -25,6 +25,8 @@ _REMEDY = "start one (prefect server start) and set PREFECT_API_URL, or run: dcn
 _DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # in memory, Prefect's default, a restarted server forgets who holds a place, and a deployment of one place never runs again
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # a temporary server takes 16 to 29 s to start on two busy cores (measured); Prefect's own limit is 20
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
