@@ -298,16 +298,16 @@ class Server:
         """Wait until the schedule of a deployment has started a run, let it start no further one, and return the run's id."""
         end = time.monotonic() + seconds
         while True:
-            assert time.monotonic() < end, "no run was started"
+            assert time.monotonic() < end, self._log.read_text()
             time.sleep(0.5)
             with suppress(httpx.HTTPStatusError):  # the deployment may not be there yet
                 deployment = self.deployment(name)
                 of_it = {"deployments": {"id": {"any_": [deployment["id"]]}}}
                 runs = self.ask("flow_runs", sort="START_TIME_DESC", **of_it)
-                started = [run["id"] for run in runs if run["start_time"] and run["auto_scheduled"]]
-                if started:
+                began = [run for run in runs if run["state_type"] not in ("SCHEDULED", "PENDING", "CANCELLED")]
+                if by_schedule := [run["id"] for run in began if run["auto_scheduled"]]:
                     self.post(f"deployments/{deployment['id']}/pause_deployment")
-                    return str(started[-1])
+                    return str(by_schedule[-1])
 
     def _known(self, run: dict[str, Any]) -> dict[str, Any]:
         of_run = {"flow_runs": {"id": {"any_": [run["id"]]}}}
