@@ -9,7 +9,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def _gone(root: Path) -> Iterator[tuple[Path, str]]:
 def _told(client: "SyncPrefectClient", path: Path, pid: str) -> bool:
     """Tell the server where it does not know of the run's end, and drop the note; return whether it had to be told."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.client.schemas.objects import State
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
@@ -68,7 +69,7 @@ def _told(client: "SyncPrefectClient", path: Path, pid: str) -> bool:
         return False
     silent = state is None or not (state.is_final() or state.is_scheduled())
     if silent:
-        crashed = Crashed(
+        crashed: State[Any] = Crashed(
             message=f"Its process (pid {pid}) ended without a word. What was complete is kept; the next run goes on from there."
         )
         for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run]))):

@@ -107,8 +107,8 @@ def serve(root: Path) -> None:
 
 def _for_runner(deployment: Deployment) -> "RunnerDeployment":
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.flows import EntrypointType
     from prefect.schedules import Cron
+    from prefect.types.entrypoint import EntrypointType
 
     module, _, name = deployment.entrypoint.rpartition(".")
     limit = deployment.concurrency_limit

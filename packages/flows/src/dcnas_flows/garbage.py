@@ -117,21 +117,28 @@ def _unused(repo: Repo, keep: Keep, sharers: Sequence[Path]) -> Iterator[tuple[s
                 yield str(path), path.stat().st_size
 
 
+class _Catcher(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
 @contextmanager
 def _caught(logger: logging.Logger, level: int = logging.INFO) -> Iterator[list[logging.LogRecord]]:
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.INFO)
-    handler.emit = records.append  # type: ignore[method-assign] # all that this handler does
-    before = (logger.level, logger.propagate)
-    logger.addHandler(handler)
+    """Yield what a logger says while the block runs, from a level on; nobody else hears it."""
+    catcher, before = _Catcher(), (logger.level, logger.propagate, list(logger.handlers))
+    logger.handlers[:] = [catcher]
     logger.setLevel(level)
     logger.propagate = False
     try:
-        yield records
+        yield catcher.records
     finally:
-        logger.removeHandler(handler)
         logger.setLevel(before[0])
         logger.propagate = before[1]
+        logger.handlers[:] = before[2]
 
 
 def _require_own_cache(cache: Path, root: Path, sharers: Sequence[Path]) -> None:
