@@ -68,6 +68,49 @@ TINY = {
 """Changes to the smoke preset that make a run of one epoch take less than a second."""
 
 
+FORKS = """
+import json, os, signal, socket, sys, time, traceback
+from pathlib import Path
+
+import torch
+
+from dcnas_harness.seat import Seat
+
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+torch.set_num_threads(1)
+
+
+def together(processes, act):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free.getsockname()[1]))
+    children = [start(Seat(rank=rank, size=processes, local_rank=rank), act) for rank in range(processes)]
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def start(seat, act):
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        code = 99
+        try:
+            act(seat)
+            code = 0
+        except BaseException as error:
+            traceback.print_exc()
+            code = int(getattr(error, "exit_code", 99))
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return child
+"""
+"""
+What a test's script of several processes begins with: they are forks of one that has imported torch, and join by gloo on this machine.
+
+`together(2, act)` has each call `act(seat)`, and returns how they ended: 0, or the exit code of the error's class.
+"""
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """
@@ -206,6 +249,18 @@ def python(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subproc
         finally:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def forks(python: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., Any]:
+    """A function that runs a script that may fork processes which work together, and returns what it prints as JSON."""
+
+    def run(script: str, *arguments: object) -> Any:
+        done = python("-c", FORKS + script, *arguments)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
 
     return run
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dcnas_data.scenes import Scenes
+from dcnas_data.share import ALL, Rows, Share, all_rows
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +20,8 @@ class SceneBatch:
     """batch x 2, int64."""
     corners: Tensor
     """batch x 2 x (top, left), int64."""
+    rows: Rows
+    """Which scenes of a batch that several processes share these are."""
 
 
 class ResidentScenes:
@@ -32,23 +35,29 @@ class ResidentScenes:
     def __len__(self) -> int:
         return len(self.images)
 
-    def batch(self, index: Tensor | slice) -> SceneBatch:
-        """Return the scenes at `index` as one batch."""
+    def batch(self, index: Tensor | slice, rows: Rows | None = None) -> SceneBatch:
+        """Return the scenes at `index`, which are those `rows` of a batch, or all of one."""
         clean = self.images[index].unsqueeze(1).float().div_(255)
-        return SceneBatch(clean=clean, labels=self.labels[index], corners=self.corners[index])
+        rows = rows or all_rows(len(clean))
+        return SceneBatch(clean=clean, labels=self.labels[index], corners=self.corners[index], rows=rows)
 
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[SceneBatch]:
+    def shuffled(self, batch_size: int, generator: torch.Generator, share: Share = ALL) -> Iterator[SceneBatch]:
         """
         Yield one epoch in random order, in whole batches; the remainder of a shuffle is left out, as batch norm wants equal ones.
 
         Args:
             generator: Lives on the CPU; one permutation is drawn from it.
+
+            share: What is wanted of each batch.
         """
+        rows = share.rows(batch_size)
         order = torch.randperm(len(self), generator=generator).to(self.images.device)
         for start in range(0, len(self) - batch_size + 1, batch_size):
-            yield self.batch(order[start : start + batch_size])
+            yield self.batch(rows.of(order[start : start + batch_size]), rows)
 
-    def in_order(self, batch_size: int) -> Iterator[SceneBatch]:
-        """Yield every scene once, in the order of the file."""
+    def in_order(self, batch_size: int, share: Share = ALL) -> Iterator[SceneBatch]:
+        """Yield every scene once, in the order of the file; of each batch the share, and nothing of one too small to have any."""
         for start in range(0, len(self), batch_size):
-            yield self.batch(slice(start, start + batch_size))
+            rows = share.rows(min(batch_size, len(self) - start))
+            if len(rows):
+                yield self.batch(slice(start + rows.first, start + rows.end), rows)

@@ -6,9 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcnas_data.share import Rows, all_rows
+
 
 def add_training_noise(
-    clean: Tensor, sigmas: Tensor, *, generator: torch.Generator, clip: bool, memory_format: torch.memory_format
+    clean: Tensor,
+    sigmas: Tensor,
+    *,
+    generator: torch.Generator,
+    clip: bool,
+    memory_format: torch.memory_format,
+    rows: Rows | None = None,
 ) -> Tensor:
     """
     Return noisy images: each of the batch gets one of `sigmas`, drawn uniformly, and its own noise in each of three channels.
@@ -24,16 +32,19 @@ def add_training_noise(
         clip: Clamp the result to [0, 1].
 
         memory_format: Of the result.
+
+        rows: Which images of a batch that several processes share these are: what is drawn is drawn for all of it.
     """
-    batch, _, height, width = clean.shape
-    level = torch.randint(len(sigmas), (batch,), generator=generator, device=clean.device)
-    noise = torch.empty((batch, 3, height, width), device=clean.device).normal_(generator=generator)
-    noisy = noise.mul_(sigmas[level].view(-1, 1, 1, 1)).add_(clean)
+    rows = rows or all_rows(len(clean))
+    _, _, height, width = clean.shape
+    level = torch.randint(len(sigmas), (rows.whole,), generator=generator, device=clean.device)
+    noise = torch.empty((rows.whole, 3, height, width), device=clean.device).normal_(generator=generator)
+    noisy = rows.of(noise).mul_(sigmas[rows.of(level)].view(-1, 1, 1, 1)).add_(clean)
     return (noisy.clamp_(0, 1) if clip else noisy).contiguous(memory_format=memory_format)
 
 
 def add_uniform_noise(
-    clean: Tensor, highest: float, *, generator: torch.Generator, clip: bool
+    clean: Tensor, highest: float, *, generator: torch.Generator, clip: bool, rows: Rows | None = None
 ) -> tuple[Tensor, Tensor]:
     """
     Return noisy photographs and the sigma of each: uniform on [0, `highest`], continuous (paper, Sec. 4: [0, 1]).
@@ -45,9 +56,13 @@ def add_uniform_noise(
         clean: batch x 3 x height x width, in [0, 1].
 
         clip: Clamp the result to [0, 1].
+
+        rows: As for `add_training_noise`.
     """
-    sigma = torch.rand((len(clean), 1, 1, 1), generator=generator, device=clean.device).mul_(highest)
-    noise = torch.empty(clean.shape, device=clean.device).normal_(generator=generator)
+    rows = rows or all_rows(len(clean))
+    sigma = torch.rand((rows.whole, 1, 1, 1), generator=generator, device=clean.device).mul_(highest)
+    noise = torch.empty((rows.whole, *clean.shape[1:]), device=clean.device).normal_(generator=generator)
+    sigma, noise = rows.of(sigma), rows.of(noise)
     noisy = noise.mul_(sigma).add_(clean)
     return (noisy.clamp_(0, 1) if clip else noisy), sigma.flatten()
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dcnas_data.photo_files import decode_stored
 from dcnas_data.photo_views import RawPhotos, View
 from dcnas_data.photos import Photos, ordered_map, read_photos
+from dcnas_data.share import ALL, Rows, Share
 from dcnas_harness.errors import CorruptArtefactError
 
 _CHUNK = 64
@@ -30,6 +31,8 @@ class PhotoBatch:
     """batch, int64."""
     numbers: Tensor
     """batch, int64, on the CPU: the number of each picture in the store, by which evaluation noise is drawn."""
+    rows: Rows
+    """Which pictures of a batch that several processes share these are."""
 
 
 class PhotoStore:
@@ -77,27 +80,41 @@ class PhotoStore:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def shuffled(self, batch_size: int, view: View, order: torch.Generator) -> Iterator[PhotoBatch]:
+    def shuffled(
+        self, batch_size: int, view: View, order: torch.Generator, share: Share = ALL
+    ) -> Iterator[PhotoBatch]:
         """
         Yield one epoch in random order, in whole batches; the remainder of a shuffle is left out, as batch norm wants equal ones.
 
         Args:
             order: Lives on the CPU; one permutation is drawn from it.
+
+            share: What is wanted of each batch; nothing else is decoded.
         """
         numbers = torch.randperm(len(self), generator=order)
         whole = len(self) - len(self) % batch_size
-        yield from self._batches(numbers[:whole], batch_size, view)
+        yield from self._batches(numbers[:whole], batch_size, view, share)
 
-    def in_order(self, batch_size: int, view: View) -> Iterator[PhotoBatch]:
-        """Yield every picture once, in the order of the files; the last batch may be smaller."""
-        yield from self._batches(torch.arange(len(self)), batch_size, view)
+    def in_order(self, batch_size: int, view: View, share: Share = ALL) -> Iterator[PhotoBatch]:
+        """
+        Yield every picture once, in the order of the files; the last batch may be smaller.
 
-    def _batches(self, numbers: Tensor, batch_size: int, view: View) -> Iterator[PhotoBatch]:
-        parts = torch.split(numbers, batch_size) if len(numbers) else ()
-        indices = torch.split(numbers.to(self._device), batch_size) if len(numbers) else ()
-        for part, index, pixels in zip(parts, indices, self._pixels(parts, indices), strict=True):
-            raw = RawPhotos(pixels=pixels, sizes=self._sizes[index])
-            yield PhotoBatch(clean=view(raw), labels=self.labels[index], numbers=part)
+        Args:
+            share: What is wanted of each batch; one so small that it has no picture for this process is left out.
+        """
+        yield from self._batches(torch.arange(len(self)), batch_size, view, share)
+
+    def _batches(self, numbers: Tensor, batch_size: int, view: View, share: Share) -> Iterator[PhotoBatch]:
+        batches = torch.split(numbers, batch_size) if len(numbers) else ()
+        shares = [(share.rows(len(batch)), batch) for batch in batches]
+        shares = [(rows, batch) for rows, batch in shares if len(rows)]
+        parts = [rows.of(batch) for rows, batch in shares]
+        on_device = torch.split(numbers.to(self._device), batch_size) if len(numbers) else ()
+        indices = [rows.of(index) for (rows, _), index in zip(shares, on_device, strict=False)]
+        pixels = self._pixels(parts, indices)
+        for (rows, _), whole, part, index, of_part in zip(shares, on_device, parts, indices, pixels, strict=False):
+            raw = RawPhotos(pixels=of_part, sizes=self._sizes[whole], rows=rows)
+            yield PhotoBatch(clean=view(raw), labels=self.labels[index], numbers=part, rows=rows)
 
     def _pixels(self, parts: Iterable[Tensor], indices: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batch x 3 x height x width, uint8, on the device."""

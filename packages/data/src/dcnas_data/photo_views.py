@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dcnas_data.share import Rows
 from dcnas_schema.photo_params import JitterParams, PhotoViewParams
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -28,7 +29,13 @@ class RawPhotos:
     pixels: Tensor
     """batch x 3 x height x width, uint8; beyond a picture's own size there is padding."""
     sizes: Tensor
-    """batch x (height, width) of each picture, float32."""
+    """batch x (height, width) of each picture, float32; of all pictures of a batch that several processes share."""
+    rows: Rows | None = None
+    """Which pictures of such a batch `pixels` holds; `None`: all."""
+
+    def own(self, values: Tensor) -> Tensor:
+        """Return of values for each picture of the batch those of the pictures here."""
+        return values if self.rows is None else self.rows.of(values)
 
 
 class View(Protocol):
@@ -46,12 +53,13 @@ class CentreView:
 
     def __call__(self, raw: RawPhotos) -> Tensor:
         """Return the centres; no random draw."""
-        short = raw.sizes.amin(1, keepdim=True)
-        resized = torch.floor(raw.sizes * self._short / short)
-        scale = raw.sizes / resized
+        sizes = raw.own(raw.sizes)
+        short = sizes.amin(1, keepdim=True)
+        resized = torch.floor(sizes * self._short / short)
+        scale = sizes / resized
         first = torch.round((resized - self._size) / 2) * scale
         return resample(
-            raw.pixels, first=first, scale=scale, low=torch.zeros_like(first), high=raw.sizes, size=self._size
+            raw.pixels, first=first, scale=scale, low=torch.zeros_like(first), high=sizes, size=self._size
         )
 
 
@@ -76,8 +84,8 @@ class RandomView:
         params = self._params
         boxes = draw_crops(raw.sizes, scale=params.scale, ratio=params.ratio, generator=self._draws)
         flip = torch.rand(len(boxes), generator=self._draws, device=boxes.device) < params.flip
-        image = crop_and_resize(raw.pixels, boxes, flip, size=params.size)
-        factors = draw_jitter(len(boxes), params.jitter, self._draws)
+        image = crop_and_resize(raw.pixels, raw.own(boxes), raw.own(flip), size=params.size)
+        factors = {name: raw.own(factor) for name, factor in draw_jitter(len(boxes), params.jitter, self._draws).items()}
         names = [JITTERS[i] for i in torch.randperm(len(JITTERS), generator=self._order).tolist()]
         return jitter_(image, factors, [name for name in names if getattr(params.jitter, name) > 0])
 

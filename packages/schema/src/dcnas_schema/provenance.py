@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 DEVICE_FIELDS = ("kind", "name", "cpu_model", "uuid", "cores", "driver", "mig", "isa")
 """Fields of a card that make a device another one. Threads belong to the setting, load to the moment."""
@@ -108,4 +108,6 @@ class Provenance(Record):
     inputs: dict[str, str]
     """Path -> SHA-256 of every input file, as read."""
     device: DeviceCard
+    processes: int = Field(default=1, exclude_if=lambda processes: processes == 1)
+    """Processes that did it together, each on a device of its own; `device` is the first one's. Written where there were several."""
     versions: dict[str, str]

@@ -14,6 +14,7 @@ from torch import Tensor
 from dcnas_schema.genotype import STAGE_DEPTHS, BlockChoice, Genotype
 from dcnas_schema.search_params import ArchitectureParams
 from dcnas_schema.space import PLACES, OpName
+from dcnas_training.distributed import ALONE, Team
 from dcnas_training.elasticity import ElasticBlock, elastic_bounds, scale_widths
 from dcnas_training.optimizers import EagerAdam
 from dcnas_training.search_latency import NetLatency
@@ -72,10 +73,15 @@ class Architecture:
 
 
 class ArchitectureOptimizer:
-    """Adam on the architecture parameters behind a clipped gradient; nothing else gets a gradient from its loss."""
+    """
+    Adam on the architecture parameters behind a clipped gradient; nothing else gets a gradient from its loss.
 
-    def __init__(self, architecture: Architecture, params: ArchitectureParams) -> None:
-        self._architecture, self._clip = architecture, params.clip
+    Args:
+        team: Those who take the same step, each with a loss of its own images: it goes downhill on the mean of their losses.
+    """
+
+    def __init__(self, architecture: Architecture, params: ArchitectureParams, *, team: Team = ALONE) -> None:
+        self._architecture, self._clip, self._team = architecture, params.clip, team
         self._adam = EagerAdam(
             architecture.parameters(),
             lr=params.learning_rate,
@@ -84,14 +90,16 @@ class ArchitectureOptimizer:
             fused=True,
         )
 
-    def step(self, loss: Float[Tensor, ""]) -> None:
-        """Take one step downhill on `loss`; asks the device for nothing."""
+    def step(self, loss: Float[Tensor, ""], told: Float[Tensor, "*any"] | None = None) -> Float[Tensor, "*any"]:
+        """Take one step downhill on `loss`, and return the team's mean of `told`, or of the loss; asks the device for nothing."""
         parameters = self._architecture.parameters()
         self._adam.zero_grad(set_to_none=True)
         loss.backward(inputs=parameters)  # type: ignore[no-untyped-call] # torch gives it no types
+        mean = self._team.average_gradients(parameters, loss if told is None else told)
         torch.nn.utils.clip_grad_norm_(parameters, self._clip, foreach=True)
         self._adam.step()
         self._architecture.renormalise()
+        return mean
 
 
 def chosen_ops(log_alphas: Float[Tensor, "place op"]) -> list[int]:

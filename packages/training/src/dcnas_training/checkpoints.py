@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
 from dcnas_harness.errors import CorruptArtefactError
@@ -16,6 +16,7 @@ from dcnas_harness.files import atomic_write, sha256_of, write_json
 
 _KEEP = 2
 _VERSION = 1
+_LENGTH_BYTES = 8
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
@@ -132,6 +133,21 @@ class CheckpointFolder:
                 f"{tensors_path} is missing or damaged: its SHA-256 is not the one in {path.name}."
             )
         return epoch, _put_tensors(tree, load_tensors(tensors_path))
+
+
+def state_to_bytes(state: Mapping[str, Any]) -> bytes:
+    """Return a state, as `CheckpointFolder.save` takes it, as bytes: the length of its JSON, the JSON, its tensors as safetensors."""
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_take_tensors(state, "", tensors), allow_nan=False).encode()
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return len(tree).to_bytes(_LENGTH_BYTES) + tree + save(held)
+
+
+def state_from_bytes(content: bytes) -> dict[str, Any]:
+    """Return the state of `state_to_bytes`, its tensors on the CPU."""
+    end = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES])
+    state: dict[str, Any] = _put_tensors(json.loads(content[_LENGTH_BYTES:end]), load(content[end:]))
+    return state
 
 
 def _digest(body: Any) -> str:

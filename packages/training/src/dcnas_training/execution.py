@@ -34,18 +34,26 @@ class Execution:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
-def choose_device(params: DeviceParams) -> torch.device:
+def choose_device(params: DeviceParams, *, number: int = 0) -> torch.device:
     """
     Return the device and fix the number of CPU threads.
 
+    Args:
+        number: Of the GPU, where one is used: each of several processes has its own.
+
     Raises:
-        UnfitEnvironmentError: `cuda` is asked for and none is there.
+        UnfitEnvironmentError: `cuda` is asked for and none is there, or there are fewer GPUs than processes.
     """
     torch.set_num_threads(params.threads)
     if params.kind == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
-        return torch.device("cuda", 0)
+        if number >= torch.cuda.device_count():
+            raise UnfitEnvironmentError(
+                f"process {number} of this machine, counted from 0, has no GPU of its own: torch finds {torch.cuda.device_count()}.",
+                remedy=f"start at most {torch.cuda.device_count()} processes here: torchrun --nproc-per-node",
+            )
+        return torch.device("cuda", number)
     if params.kind == "cuda":
         raise UnfitEnvironmentError(
             "device.kind is cuda, but torch finds no CUDA device.",

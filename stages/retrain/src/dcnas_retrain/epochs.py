@@ -4,6 +4,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from dcnas_harness.console import progress
 from dcnas_harness.errors import CorruptArtefactError, NumericalError
 from dcnas_training.checkpoints import CheckpointFolder
+from dcnas_training.distributed import ALONE, Team, newest_of_leader
 
 _STEPS_BETWEEN_CHECKS = 50
 """Steps after which losses are fetched from the device and checked: each fetch makes a GPU wait."""
@@ -31,6 +33,8 @@ class Course:
     """What a sample is called: `scenes`."""
     section: str
     """Section of params.yaml that a remedy names."""
+    team: Team = ALONE
+    """The processes that train together; the leader keeps the checkpoints and reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +107,7 @@ def run_course(course: Course, learner: Learner) -> list[dict[str, Any]]:
         CorruptArtefactError: A checkpoint lacks a part of the state.
     """
     done = _take_up(course, learner)
-    with progress(course.label, course.epochs) as report:
+    with progress(course.label, course.epochs) if course.team.leads else nullcontext() as report:
         for epoch in range(done + 1, course.epochs + 1):
             began = time.monotonic()
             rate = learner.rate()
@@ -116,12 +120,13 @@ def run_course(course: Course, learner: Learner) -> list[dict[str, Any]]:
             _save(course, learner, epoch, rate)
             speed = course.samples / (time.monotonic() - began)
             validated = "" if validation_loss is None else f", validation {validation_loss:.4f}"
-            report.update(epoch, f"loss {loss:.4f}{validated}, {speed:.0f} {course.unit}/s")
+            if report is not None:
+                report.update(epoch, f"loss {loss:.4f}{validated}, {speed:.0f} {course.unit}/s")
     return learner.state.rows
 
 
 def _take_up(course: Course, learner: Learner) -> int:
-    checkpoint = course.checkpoints.newest()
+    checkpoint = newest_of_leader(course.checkpoints, course.team)
     if checkpoint is None:
         return 0
     done, saved = checkpoint
@@ -155,6 +160,9 @@ def _check_finite(losses: list[Tensor], checked: int, epoch: int, rate: float, c
 
 
 def _save(course: Course, learner: Learner, epoch: int, rate: float) -> None:
+    course.team.require_alike(learner.state.model.state_dict())
+    if not course.team.leads:
+        return
     try:
         course.checkpoints.save(epoch, learner.state.to_save())
     except ValueError as error:  # finite losses, but weights or averages overflowed

@@ -7,18 +7,23 @@ import torch
 
 from dcnas_lineage.inputs import run_digest
 from dcnas_schema.provenance import DeviceCard, Provenance
+from dcnas_training.distributed import ALONE, Team
 from dcnas_training.execution import Execution
 
 _CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data", "dcnas_schema")
 """The schema too: it holds the search space, whose sizes are the net's."""
 
 
-def checkpoint_folder(siblings: Path, *, execution: Execution, provenance: Provenance) -> Path:
+def checkpoint_folder(
+    siblings: Path, *, execution: Execution, provenance: Provenance, team: Team = ALONE
+) -> Path:
     """
     Return the folder for the checkpoints of a run, and remove its siblings: no run takes those of other code, parameters or data up again.
 
     Args:
         siblings: Folder of all checkpoints of a model and seed; the caller holds its lock.
+
+        team: How many train together decides the last bits of the weights; the leader alone removes anything.
     """
     digest = run_digest(
         {
@@ -27,12 +32,13 @@ def checkpoint_folder(siblings: Path, *, execution: Execution, provenance: Prove
             "seed": str(provenance.seed),
             "execution": f"{execution.precision} {execution.memory_format}",
             "device": _fingerprint(provenance.device),
+            **({"processes": str(team.size)} if team.size > 1 else {}),
         },
         _CODE,
     )
     folder = siblings / digest[:24]
     for other in siblings.glob("*"):
-        if other != folder:
+        if other != folder and team.leads:
             shutil.rmtree(other)
     return folder
 

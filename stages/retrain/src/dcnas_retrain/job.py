@@ -1,13 +1,16 @@
 """One training run from files to files: what it reads, where it resumes, what it writes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import torch
 
 from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
+from dcnas_data.share import Share
 from dcnas_harness.files import sha256_of
+from dcnas_harness.seat import Seat
 from dcnas_latency.card import device_card
 from dcnas_latency.lock import device_lock
 from dcnas_lineage.collect import collect_provenance
@@ -19,6 +22,7 @@ from dcnas_schema.parquet import with_metadata, write_parquet
 from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
 from dcnas_schema.seeds import derive_seed
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
+from dcnas_training.distributed import Team, joined
 from dcnas_training.execution import choose_device, choose_execution, keep_freed_memory, make_deterministic
 
 
@@ -33,6 +37,8 @@ class Job:
     """Folder with train.parquet and validation.parquet."""
     scratch: Path
     """Folder for checkpoints."""
+    seat: Seat = field(default_factory=Seat)
+    """This process's place among those that train together."""
 
 
 class _Settings(Section):
@@ -44,11 +50,20 @@ class _Settings(Section):
 
 
 def train_job(job: Job, out: Path) -> None:
-    """Train the job's model, going on from its newest checkpoint, and write `weights.safetensors` and `log.parquet` into `out`."""
-    params, spec = job.params, job.params.models[job.model]
-    device = choose_device(params.device)
+    """
+    Train the job's model, going on from its newest checkpoint, and write `weights.safetensors` and `log.parquet` into `out`.
+
+    Of several processes that train together the leader alone writes.
+    """
+    device = choose_device(job.params.device, number=job.seat.local_rank)
     make_deterministic(device)
     keep_freed_memory()
+    with joined(job.seat, device) as team:
+        _train_together(job, out, device, team)
+
+
+def _train_together(job: Job, out: Path, device: torch.device, team: Team) -> None:
+    params, spec = job.params, job.params.models[job.model]
     settings = _Settings(spec=spec, noise=params.noise, retrain=params.retrain)
     model = build_model(spec, seed=derive_seed(job.seed, "weights"))
     execution = choose_execution(
@@ -62,7 +77,7 @@ def train_job(job: Job, out: Path) -> None:
         seed=job.seed,
         inputs=(job.scenes / "train.parquet", job.scenes / "validation.parquet"),
         device=device_card(device),
-    )
+    ).model_copy(update={"processes": team.size})
     run = Run(
         model=model,
         train=ResidentScenes(splits["train"], device),
@@ -73,12 +88,16 @@ def train_job(job: Job, out: Path) -> None:
         params=params.retrain,
         seed=job.seed,
         checkpoints=CheckpointFolder(
-            checkpoint_folder(checkpoints_of(job), execution=execution, provenance=provenance)
+            checkpoint_folder(checkpoints_of(job), execution=execution, provenance=provenance, team=team)
         ),
         label=f"retrain {job.model} seed {job.seed} ({execution.device.type} {execution.precision})",
+        team=team,
+        share=Share(number=team.rank, of=team.size),
     )
     with device_lock(provenance.device, exclusive=False):  # whoever times this device waits for us, and we for them
         rows = train(run)
+    if not team.leads:
+        return
     weights = out / "weights.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_tensors(

@@ -12,12 +12,14 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from dcnas_data.loader import ResidentScenes, SceneBatch
 from dcnas_data.noise import add_training_noise, evaluation_noise
+from dcnas_data.share import ALL, Share
 from dcnas_nets.models import SceneModel
 from dcnas_nets.quick import quicken
 from dcnas_retrain.epochs import Course, Learner, TrainingState, run_course
 from dcnas_schema.params import NoiseParams, RetrainParams
 from dcnas_schema.seeds import derive_seed
 from dcnas_training.checkpoints import CheckpointFolder
+from dcnas_training.distributed import ALONE, Team
 from dcnas_training.execution import Execution
 from dcnas_training.losses import scene_loss
 from dcnas_training.metrics import correct_digits, psnr_db, squared_error_per_image
@@ -43,6 +45,10 @@ class Run:
     seed: int
     checkpoints: CheckpointFolder
     label: str
+    team: Team = ALONE
+    """The processes that train together."""
+    share: Share = ALL
+    """What this one takes of each batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +83,7 @@ def train(run: Run) -> list[dict[str, Any]]:
         samples=len(run.train),
         unit="scenes",
         section="retrain",
+        team=run.team,
     )
     rows = run_course(course, _SceneLearner(run))
     run.model.eval()
@@ -100,13 +107,13 @@ class _SceneLearner(Learner):
 
     def losses(self, epoch: int) -> Iterator[Tensor]:
         self.run.model.train()
-        for batch in self.run.train.shuffled(self.run.params.batch_size, self.state.shuffle):
+        for batch in self.run.train.shuffled(self.run.params.batch_size, self.state.shuffle, self.run.share):
             yield train_step(self.run, self.state, batch, self.sigmas)
         if epoch == self.run.epochs and self.run.params.recalibrate:
             recalibrate_norm(self.run.model, self._passes(self.run.params.recalibrate))
 
     def _passes(self, scenes: int) -> Iterator[Callable[[], object]]:
-        """Yield forward passes over the first training scenes, with fresh noise."""
+        """Yield forward passes over the first training scenes, with fresh noise; every process makes all of them."""
         for batch in islice(self.run.train.in_order(_RECALIBRATION_BATCH), -(-scenes // _RECALIBRATION_BATCH)):
             image = network_input(self.run, self.state, batch, self.sigmas)
             yield partial(self._forward, image, batch.corners)
@@ -151,13 +158,14 @@ def start_state(run: Run) -> State:
 def train_step(run: Run, state: State, batch: SceneBatch, sigmas: Tensor) -> Tensor:
     """Take one optimiser step on `batch` and return its loss, still on the device."""
     image = network_input(run, state, batch, sigmas)
-    with run.execution.autocast():
+    with run.team.sharing(len(image)), run.execution.autocast():
         output = run.model(image, batch.corners)
     loss = scene_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
+    mean = run.team.average_gradients(run.model.parameters(), loss)
     state.optimizer.step()
-    return loss.detach()
+    return mean
 
 
 def network_input(run: Run, state: State, batch: SceneBatch, sigmas: Tensor) -> Tensor:
@@ -166,7 +174,12 @@ def network_input(run: Run, state: State, batch: SceneBatch, sigmas: Tensor) -> 
     if run.model.images == "clean":
         return batch.clean.expand(-1, 3, -1, -1).contiguous(memory_format=memory_format)
     return add_training_noise(
-        batch.clean, sigmas, generator=state.noise, clip=run.noise.clip, memory_format=memory_format
+        batch.clean,
+        sigmas,
+        generator=state.noise,
+        clip=run.noise.clip,
+        memory_format=memory_format,
+        rows=batch.rows,
     )
 
 
@@ -184,10 +197,11 @@ def validate(run: Run, batches: list[tuple[Tensor, SceneBatch]]) -> Scores:
                 errors.append(squared_error_per_image(output.restored.clamp(0, 1), batch.clean))
             if output.logits is not None:
                 correct.append(correct_digits(output.logits, batch.labels).float())
+    top1 = run.team.mean(correct)
     return Scores(
-        loss=float(torch.stack(losses).sum()) / len(run.validation),
-        psnr_db=float(psnr_db(torch.cat(errors)).mean()) if errors else None,
-        top1_pct=100 * float(torch.cat(correct).mean()) if correct else None,
+        loss=run.team.total(losses) / len(run.validation),
+        psnr_db=run.team.mean([psnr_db(torch.cat(errors))] if errors else []),
+        top1_pct=None if top1 is None else 100 * top1,
     )
 
 
@@ -195,14 +209,14 @@ def _validation_batches(run: Run) -> Iterator[tuple[Tensor, SceneBatch]]:
     """Each validation scene with one noise level and one noise, the same at every epoch and in every run of a seed."""
     device, start = run.execution.device, 0
     seed = derive_seed(run.seed, "validation_noise")
-    for batch in run.validation.in_order(run.params.batch_size):
-        n, _, height, width = batch.clean.shape
+    for batch in run.validation.in_order(run.params.batch_size, run.share):
+        height, width = batch.clean.shape[-2:]
         image = batch.clean.expand(-1, 3, -1, -1)
         if run.model.images == "noisy":
-            numbers = range(start, start + n)
+            numbers = range(start + batch.rows.first, start + batch.rows.end)
             sigma = torch.tensor([run.noise.sigmas[i % len(run.noise.sigmas)] for i in numbers], device=device)
             noise = evaluation_noise((3, height, width), seed=seed, images=numbers, level=0).to(device)
             image = image + noise * sigma.view(-1, 1, 1, 1)
             image = image.clamp(0, 1) if run.noise.clip else image
-        start += n
+        start += batch.rows.whole
         yield image.contiguous(memory_format=run.execution.torch_format), batch

@@ -1,14 +1,16 @@
 """One training run on photos from files to files: what it reads, where it resumes, what it writes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import torch
 
 from dcnas_data.photo_loader import PhotoStore
+from dcnas_data.share import Share
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import sha256_of
+from dcnas_harness.seat import Seat
 from dcnas_latency.card import device_card
 from dcnas_latency.lock import device_lock
 from dcnas_lineage.collect import collect_provenance
@@ -26,6 +28,7 @@ from dcnas_schema.photo_training import PhotoNoiseParams, RetrainPhotosParams
 from dcnas_schema.provenance import Provenance
 from dcnas_schema.seeds import derive_seed
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
+from dcnas_training.distributed import Team, joined
 from dcnas_training.execution import choose_device, choose_execution, keep_freed_memory, make_deterministic
 
 
@@ -42,6 +45,8 @@ class PhotoJob:
     """What choose_genotypes wrote for this model and seed."""
     scratch: Path
     """Folder for checkpoints."""
+    seat: Seat = field(default_factory=Seat)
+    """This process's place among those that train together."""
 
     @property
     def spec(self) -> PhotoModelSpec:
@@ -63,6 +68,8 @@ def train_photo_job(job: PhotoJob, out: Path) -> None:
     """
     Train the job's model, going on from its newest checkpoint, and write `weights.safetensors` and `log.parquet` into `out`.
 
+    Of several processes that train together the leader alone writes.
+
     Raises:
         BadInputError: A file that the model needs is not given or is of another search; there are fewer photos than a batch takes.
 
@@ -70,10 +77,15 @@ def train_photo_job(job: PhotoJob, out: Path) -> None:
 
         NumericalError: A loss is not finite.
     """
-    settings, spec, params = job.settings, job.spec, job.settings.retrain_photos
-    device = choose_device(settings.device)
+    device = choose_device(job.settings.device, number=job.seat.local_rank)
     make_deterministic(device)
     keep_freed_memory()
+    with joined(job.seat, device) as team:
+        _train_together(job, out, device, team)
+
+
+def _train_together(job: PhotoJob, out: Path, device: torch.device, team: Team) -> None:
+    settings, spec, params = job.settings, job.spec, job.settings.retrain_photos
     chosen = chosen_genotype(job.model, spec, seed=job.seed, path=job.genotype)
     train, validation = _open_photos(job, device)
     model = build_photo_net(
@@ -85,7 +97,7 @@ def train_photo_job(job: PhotoJob, out: Path) -> None:
         drop_connect=params.drop_connect,
     )
     execution = choose_execution(model, device, precision=params.precision, memory_format=params.memory_format)
-    provenance = _provenance(job, chosen, device)
+    provenance = _provenance(job, chosen, device).model_copy(update={"processes": team.size})
     run = PhotoRun(
         model=model,
         images=images_of(spec),
@@ -98,12 +110,16 @@ def train_photo_job(job: PhotoJob, out: Path) -> None:
         params=params,
         seed=job.seed,
         checkpoints=CheckpointFolder(
-            checkpoint_folder(photo_checkpoints_of(job), execution=execution, provenance=provenance)
+            checkpoint_folder(photo_checkpoints_of(job), execution=execution, provenance=provenance, team=team)
         ),
         label=f"retrain {job.model} seed {job.seed} ({execution.device.type} {execution.precision})",
+        team=team,
+        share=Share(number=team.rank, of=team.size),
     )
     with device_lock(provenance.device, exclusive=False):  # whoever times this device waits for us, and we for them
         rows = train_on_photos(run)
+    if not team.leads:
+        return
     weights = out / "weights.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_tensors(weights, tensors, {"model": job.model, "seed": job.seed, "spec": spec.model_dump(mode="json")})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dcnas_data.noise import add_uniform_noise
 from dcnas_data.photo_loader import PhotoBatch, PhotoStore
 from dcnas_data.photo_views import CentreView, RandomView
+from dcnas_data.share import ALL, Share
 from dcnas_nets.quick import quicken
 from dcnas_nets.space import SpaceOutput
 from dcnas_retrain.epochs import Course, Learner, TrainingState, run_course
@@ -20,6 +21,7 @@ from dcnas_schema.photo_params import PhotoViewParams
 from dcnas_schema.photo_training import PhotoNoiseParams, RetrainPhotosParams
 from dcnas_schema.seeds import derive_step_seed
 from dcnas_training.checkpoints import CheckpointFolder
+from dcnas_training.distributed import ALONE, Team
 from dcnas_training.execution import Execution
 from dcnas_training.metrics import correct_among, psnr_db, squared_error_per_image
 from dcnas_training.norm import recalibrate_norm
@@ -50,6 +52,10 @@ class PhotoRun:
     seed: int
     checkpoints: CheckpointFolder
     label: str
+    team: Team = ALONE
+    """The processes that train together."""
+    share: Share = ALL
+    """What this one takes of each batch."""
 
     @property
     def peak_rate(self) -> float:
@@ -84,6 +90,7 @@ def train_on_photos(run: PhotoRun) -> list[dict[str, Any]]:
         samples=len(run.train),
         unit="photos",
         section="retrain_photos",
+        team=run.team,
     )
     rows = run_course(course, _PhotoLearner(run))
     run.model.eval()
@@ -116,22 +123,26 @@ def start_photo_state(run: PhotoRun) -> PhotoState:
 def photo_step(run: PhotoRun, state: PhotoState, batch: PhotoBatch, *, epoch: int, step: int) -> Tensor:
     """Take one optimiser step on `batch` and return its loss, still on the device."""
     image = _network_input(run, state, batch)
-    with seeded(derive_step_seed(run.seed, "dropout", epoch, step), run.execution.device), run.execution.autocast():
+    seed = derive_step_seed(run.seed, "dropout", epoch, step)
+    with seeded(seed, run.execution.device), run.team.sharing(len(image)), run.execution.autocast():
         output: SpaceOutput = run.model(image)
     loss = photo_loss(output.restored, output.logits, batch.clean, batch.labels, run.params.loss)
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
+    mean = run.team.average_gradients(run.model.parameters(), loss)
     if run.params.grad_clip is not None:
         nn.utils.clip_grad_norm_(run.model.parameters(), run.params.grad_clip, foreach=True)
     state.optimizer.step()
-    return loss.detach()
+    return mean
 
 
 def _network_input(run: PhotoRun, state: PhotoState, batch: PhotoBatch) -> Tensor:
     memory_format = run.execution.torch_format
     if run.images == "clean":
         return batch.clean.contiguous(memory_format=memory_format)
-    noisy, _ = add_uniform_noise(batch.clean, run.noise.highest, generator=state.noise, clip=run.noise.clip)
+    noisy, _ = add_uniform_noise(
+        batch.clean, run.noise.highest, generator=state.noise, clip=run.noise.clip, rows=batch.rows
+    )
     return noisy.contiguous(memory_format=memory_format)
 
 
@@ -162,14 +173,14 @@ class _PhotoLearner(Learner):
         run.model.train()
         for group in state.optimizer.param_groups:
             group["lr"] = self.rate()
-        batches = run.train.shuffled(run.params.batch_size, self.view, state.shuffle)
+        batches = run.train.shuffled(run.params.batch_size, self.view, state.shuffle, run.share)
         for step, batch in enumerate(batches, start=1):
             yield photo_step(run, state, batch, epoch=epoch, step=step)
         if epoch == run.epochs and run.params.recalibrate:  # before the last checkpoint, which holds the new statistics
             recalibrate_norm(run.model, self._passes(run.params.recalibrate))
 
     def _passes(self, photos: int) -> Iterator[Callable[[], object]]:
-        """Yield forward passes over random training photos, seen as in training and with fresh noise."""
+        """Yield forward passes over random training photos, seen as in training and with fresh noise; every process makes all of them."""
         size = min(_RECALIBRATION_BATCH, len(self.run.train))
         for batch in islice(self._endless(size), -(-photos // size)):
             yield partial(self._forward, _network_input(self.run, self.state, batch))
@@ -202,19 +213,20 @@ class _PhotoLearner(Learner):
                     for count in (1, 5):
                         right = correct_among(output.logits, batch.labels, count)
                         found[f"validation_top{count}_pct"].append(100 * right.double())
-        means = {name: float(torch.cat(values).double().mean()) if values else None for name, values in found.items()}
+        means = {name: self.run.team.mean([value.double() for value in values]) for name, values in found.items()}
         return means["validation_loss"], means
 
     def _validation_batches(self, photos: PhotoStore) -> Iterator[tuple[Tensor, PhotoBatch]]:
         """Each validation photo with one noise level and one noise, the same at every epoch and in every run of a seed on one device."""
         run = self.run
         fixed = generator(run.seed, "validation_noise", run.execution.device)
-        for batch in photos.in_order(run.params.batch_size, self.centre):
+        for batch in photos.in_order(run.params.batch_size, self.centre, run.share):
             image = batch.clean
             if run.images == "noisy":
                 levels = [run.noise.sigmas[number % len(run.noise.sigmas)] for number in batch.numbers.tolist()]
                 sigma = torch.tensor(levels, device=image.device).view(-1, 1, 1, 1)
-                image = image + torch.empty_like(image).normal_(generator=fixed) * sigma
+                noise = image.new_empty((batch.rows.whole, *image.shape[1:])).normal_(generator=fixed)
+                image = image + batch.rows.of(noise) * sigma
                 image = image.clamp(0, 1) if run.noise.clip else image
             yield image.contiguous(memory_format=run.execution.torch_format), batch
 

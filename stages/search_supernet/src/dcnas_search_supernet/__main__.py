@@ -3,17 +3,21 @@ Search the space of nets for one target latency with one seed, from scratch or f
 
 Run:    python -m dcnas_search_supernet --search dc_nas_m --seed 0 --photos data/generate_data/photos
         --profile data/profile_latency/profile.parquet --out data/search_supernet/dc_nas_m/0
+        torchrun --nproc-per-node 4 -m dcnas_search_supernet ...    (the same, on four GPUs: each takes a quarter of every batch)
 Takes:  params.yaml (device, searches, search_supernet); train.parquet and validation.parquet; the latency profile of this device
 Expect: search.parquet and architecture.json; an unreachable target ends before any training with exit 2 and the reachable range;
-        same machine, seed and threads: the same bits, also after being killed (a relative target is measured once a run)
+        same machine, seed, threads and number of processes: the same bits, also after being killed (a relative target is measured once
+        a run)
 """
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
 from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_stage
+from dcnas_harness.seat import Seat, leader_speaks_first, take_seat
 from dcnas_schema.params import load_params
 
 
@@ -33,7 +37,13 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     die_with_parent()
+    seat = take_seat()
     let_idle_threads_sleep()
+    with leader_speaks_first(seat):
+        _search(seat, arguments)
+
+
+def _search(seat: Seat, arguments: argparse.Namespace) -> None:
     # here, because torch takes seconds to import, and its threads read the environment then
     from dcnas_search_supernet.job import Job, Settings, checkpoints_of, search_job
 
@@ -44,7 +54,9 @@ def main() -> None:
             where=f"{arguments.params}: searches",
             remedy=f"known are {', '.join(params.searches)}",
         )
-    require_writable(arguments.out)
+    seat.require_equal_shares(params.search_supernet.batch_size, key="search_supernet.batch_size")
+    if seat.leads:
+        require_writable(arguments.out)
     settings = Settings(
         device=params.device, spec=params.searches[arguments.search], search_supernet=params.search_supernet
     )
@@ -55,8 +67,12 @@ def main() -> None:
         photos=arguments.photos,
         profile=arguments.profile,
         scratch=arguments.scratch,
+        seat=seat,
     )
-    with exclusive_run(arguments.out, arguments.scratch), exclusive_run(checkpoints_of(job), arguments.scratch):
+    with ExitStack() as locks:
+        if seat.leads:  # the others write nothing
+            locks.enter_context(exclusive_run(arguments.out, arguments.scratch))
+            locks.enter_context(exclusive_run(checkpoints_of(job), arguments.scratch))
         search_job(job, arguments.out)
 
 

@@ -1,14 +1,16 @@
 """One search from files to files: what it reads, what it refuses before any training, where it resumes, what it writes."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import torch
 
 from dcnas_data.photo_loader import PhotoStore
+from dcnas_data.share import Share
 from dcnas_harness.errors import BadInputError
+from dcnas_harness.seat import Seat
 from dcnas_latency.card import device_card
 from dcnas_latency.files import read_profile, require_space
 from dcnas_latency.lock import device_lock
@@ -31,6 +33,7 @@ from dcnas_search_supernet.bound import net_latency, reference_latency_ms, requi
 from dcnas_search_supernet.loop import Search, search
 from dcnas_training.architecture import Architecture
 from dcnas_training.checkpoints import CheckpointFolder
+from dcnas_training.distributed import ALONE, Team, joined
 from dcnas_training.elasticity import starting_widths
 from dcnas_training.execution import Execution, choose_device, keep_freed_memory, make_deterministic, multiplies_bf16
 from dcnas_training.search_latency import NetLatency, Reach
@@ -63,6 +66,8 @@ class Job:
     """The latency profile."""
     scratch: Path
     """Folder for checkpoints."""
+    seat: Seat = field(default_factory=Seat)
+    """This process's place among those that search together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,13 +89,20 @@ def search_job(job: Job, out: Path) -> None:
     """
     Search, going on from the newest checkpoint, and write `search.parquet` and `architecture.json` into `out`.
 
+    Of several processes that search together the leader alone writes, and times a net of the literature.
+
     Raises:
         BadInputError: The target is out of reach, the profile lacks a part of the space, or a split has less than a batch.
     """
-    settings, spec = job.settings, job.settings.spec
-    device = choose_device(settings.device)
+    device = choose_device(job.settings.device, number=job.seat.local_rank)
     make_deterministic(device)
     keep_freed_memory()
+    with joined(job.seat, device) as team:
+        _search_together(job, out, device, team)
+
+
+def _search_together(job: Job, out: Path, device: torch.device, team: Team) -> None:
+    settings, spec = job.settings, job.settings.spec
     card = device_card(device)
     entries, profile = read_profile(job.profile)
     require_space(entries, profile, spec.candidates)
@@ -105,13 +117,15 @@ def search_job(job: Job, out: Path) -> None:
         seed=job.seed,
         inputs=(*paths, job.profile),
         device=card,
-    )
-    folder = _checkpoint_folder(job, execution, form, provenance)
-    target = _target(job, profile, card, folder, latency)
+    ).model_copy(update={"processes": team.size})
+    folder = _checkpoint_folder(job, execution, form, provenance, team)
+    target = _target(job, profile, card, folder, latency, team)
     reachable = require_reachable(job.search, spec, latency, target.ms)
-    run = _search(job, latency, target, execution, form, CheckpointFolder(folder))
+    run = _search(job, latency, target, execution, form, CheckpointFolder(folder), team)
     with device_lock(card, exclusive=False):  # whoever times this device waits for us, and we for them
         rows = search(run)
+    if not team.leads:
+        return
     _write(job, run, rows, out, profile=profile, target=target, reachable=reachable, provenance=provenance)
 
 
@@ -136,7 +150,13 @@ def checkpoints_of(job: Job) -> Path:
 
 
 def _search(
-    job: Job, latency: NetLatency, target: _Target, execution: Execution, form: Form, checkpoints: CheckpointFolder
+    job: Job,
+    latency: NetLatency,
+    target: _Target,
+    execution: Execution,
+    form: Form,
+    checkpoints: CheckpointFolder,
+    team: Team,
 ) -> Search:
     settings, spec, device = job.settings, job.settings.spec, execution.device
     stores = {
@@ -173,6 +193,8 @@ def _search(
         execution=execution,
         seed=job.seed,
         checkpoints=checkpoints,
+        team=team,
+        share=Share(number=team.rank, of=team.size),
     )
 
 
@@ -185,7 +207,9 @@ def _require_batch(split: str, photos: int, batch_size: int) -> None:
         )
 
 
-def _target(job: Job, profile: ProfileMetadata, card: DeviceCard, folder: Path, latency: NetLatency) -> _Target:
+def _target(
+    job: Job, profile: ProfileMetadata, card: DeviceCard, folder: Path, latency: NetLatency, team: Team
+) -> _Target:
     """Return the target in ms; a reference net is timed once a run, and a resumed run keeps what was measured."""
     target = job.settings.spec.target
     if target.ms is not None:
@@ -194,13 +218,18 @@ def _target(job: Job, profile: ProfileMetadata, card: DeviceCard, folder: Path, 
         return _Target(ms=target_within(target.reach, job.settings.spec, latency), reference_ms=None)
     assert target.relative is not None
     assert target.to is not None
-    path = folder / "reference.json"
-    if path.is_file():
-        measured = read_json_record(path, _Reference, remedy=f"delete {folder}").ms
-    else:
-        measured = reference_latency_ms(target.to, profile, card, scratch=job.scratch)
-        write_json_record(path, _Reference(net=target.to, ms=measured))
-    return _Target(ms=target.relative * measured, reference_ms=measured)
+    name, path = target.to, folder / "reference.json"
+
+    def measure() -> dict[str, float]:
+        if path.is_file():
+            return {"ms": read_json_record(path, _Reference, remedy=f"delete {folder}").ms}
+        measured = reference_latency_ms(name, profile, card, scratch=job.scratch)
+        write_json_record(path, _Reference(net=name, ms=measured))
+        return {"ms": measured}
+
+    measured = team.from_leader(measure)
+    assert measured is not None
+    return _Target(ms=target.relative * measured["ms"], reference_ms=measured["ms"])
 
 
 def _write(
@@ -260,7 +289,9 @@ def _row(values: torch.Tensor) -> tuple[float, ...]:
     return tuple(values.detach().cpu().double().tolist())
 
 
-def _checkpoint_folder(job: Job, execution: Execution, form: Form, provenance: Provenance) -> Path:
+def _checkpoint_folder(
+    job: Job, execution: Execution, form: Form, provenance: Provenance, team: Team = ALONE
+) -> Path:
     digest = run_digest(
         {
             **{Path(path).name: sha256 for path, sha256 in provenance.inputs.items()},
@@ -268,13 +299,14 @@ def _checkpoint_folder(job: Job, execution: Execution, form: Form, provenance: P
             "seed": str(job.seed),
             "execution": f"{execution.precision} {execution.memory_format} {form}",
             "device": _fingerprint(provenance.device),
+            **({"processes": str(team.size)} if team.size > 1 else {}),
         },
         _CODE,
     )
     siblings = checkpoints_of(job)
     folder = siblings / digest[:24]
     for other in siblings.glob("*"):
-        if other != folder:
+        if other != folder and team.leads:
             shutil.rmtree(other)  # checkpoints of other code, parameters or data: no run takes them up again
     return folder
 

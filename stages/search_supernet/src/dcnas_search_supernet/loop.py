@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from dcnas_data.noise import add_uniform_noise
 from dcnas_data.photo_loader import PhotoBatch
 from dcnas_data.photo_views import CentreView, RandomView, View
+from dcnas_data.share import ALL, Share
 from dcnas_harness.console import progress
 from dcnas_harness.errors import CorruptArtefactError, NumericalError
 from dcnas_nets.supernet import Supernet
@@ -19,6 +21,7 @@ from dcnas_schema.search_params import SearchSpec, SearchSupernetParams
 from dcnas_search_supernet.steps import ArchitectureSteps, Images, Normaliser, WeightSteps
 from dcnas_training.architecture import Architecture, chosen_depths, chosen_ops, kept_places, scale_to_target
 from dcnas_training.checkpoints import CheckpointFolder
+from dcnas_training.distributed import ALONE, Team, newest_of_leader
 from dcnas_training.execution import Execution
 from dcnas_training.search_latency import NetLatency, expected_latency_ms
 from dcnas_training.search_sampling import HostCopy, PathSampler, gumbel_noise, temperature
@@ -36,8 +39,8 @@ class PhotoSource(Protocol):
     def __len__(self) -> int:
         """Return how many there are."""
 
-    def shuffled(self, batch_size: int, view: View, order: torch.Generator) -> Iterator[PhotoBatch]:
-        """Yield one epoch in random order, in whole batches."""
+    def shuffled(self, batch_size: int, view: View, order: torch.Generator, share: Share) -> Iterator[PhotoBatch]:
+        """Yield one epoch in random order, of each of its whole batches the share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,10 @@ class Search:
     execution: Execution
     seed: int
     checkpoints: CheckpointFolder
+    team: Team = ALONE
+    """The processes that search together: all draw the same paths and Gumbel noise; the leader keeps the checkpoints and reports."""
+    share: Share = ALL
+    """What this one takes of each batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +106,8 @@ def search(run: Search) -> list[dict[str, Any]]:
     """
     state = start_state(run)
     done = _take_up(run, state)
-    with progress(f"search {run.name} seed {run.seed}", run.params.epochs) as report:
+    label = f"search {run.name} seed {run.seed}"
+    with progress(label, run.params.epochs) if run.team.leads else nullcontext() as report:
         for epoch in range(done + 1, run.params.epochs + 1):
             began = time.monotonic()
             row = _train_epoch(run, state, epoch)
@@ -111,7 +119,8 @@ def search(run: Search) -> list[dict[str, Any]]:
             note = (
                 f"loss {row['weight_loss']:.3f}, derived {state.rows[-1]['derived_ms']:.3f} of {run.target_ms:.3f} ms"
             )
-            report.update(epoch, f"{note}, {speed:.0f} images/s")
+            if report is not None:
+                report.update(epoch, f"{note}, {speed:.0f} images/s")
     return state.rows
 
 
@@ -155,7 +164,7 @@ def _train_epoch(run: Search, state: State, epoch: int) -> dict[str, Any]:
     heat = temperature(
         epoch - 1, start=params.temperature.start, decay=params.temperature.decay, warmup_epochs=params.warmup_epochs
     )
-    weights = WeightSteps(run.net, run.execution, params, rate=rate)
+    weights = WeightSteps(run.net, run.execution, params, rate=rate, team=run.team)
     steps = _architecture_steps(run) if searching else None
     view = _Batches(run, state)
     photos, sampler = view.of_architecture(), PathSampler(state.generators["paths"])
@@ -200,23 +209,25 @@ class _Batches:
         """Yield the weights' images once, shuffled."""
         own = self._generators
         view = RandomView(self._run.params.view, draws=own["crops"], order=own["jitter_order"])
-        for batch in self._run.weight_photos.shuffled(self._run.params.batch_size, view, own["shuffle"]):
+        run = self._run
+        for batch in run.weight_photos.shuffled(run.params.batch_size, view, own["shuffle"], run.share):
             yield self._seen(batch, own["noise"])
 
     def of_architecture(self) -> Iterator[Images]:
         """Yield the architecture's images, shuffled anew whenever they are through."""
-        own, view = self._generators, CentreView(self._run.params.view)
+        run, own, view = self._run, self._generators, CentreView(self._run.params.view)
         while True:
-            for batch in self._run.architecture_photos.shuffled(
-                self._run.params.batch_size, view, own["architecture_shuffle"]
+            for batch in run.architecture_photos.shuffled(
+                run.params.batch_size, view, own["architecture_shuffle"], run.share
             ):
                 yield self._seen(batch, own["architecture_noise"])
 
     def _seen(self, batch: PhotoBatch, noise: torch.Generator) -> Images:
         if self._run.spec.images == "clean":
             return self._normalise(batch.clean, batch)
+        params = self._run.params
         noisy, _ = add_uniform_noise(
-            batch.clean, self._run.params.sigma, generator=noise, clip=self._run.params.clip_noisy
+            batch.clean, params.sigma, generator=noise, clip=params.clip_noisy, rows=batch.rows
         )
         return self._normalise(noisy, batch)
 
@@ -231,6 +242,7 @@ def _architecture_steps(run: Search) -> ArchitectureSteps:
         block_ms=torch.tensor(table, dtype=torch.float32, device=run.execution.device),
         rest_ms=run.latency.rest_ms,
         target_ms=run.target_ms,
+        team=run.team,
     )
 
 
@@ -256,7 +268,7 @@ def _scale_widths(run: Search) -> None:
 
 def _take_up(run: Search, state: State) -> int:
     """Restore the newest checkpoint and return its epoch, 0 where there is none."""
-    checkpoint = run.checkpoints.newest()
+    checkpoint = newest_of_leader(run.checkpoints, run.team)
     if checkpoint is None:
         return 0
     done, saved = checkpoint
@@ -272,6 +284,10 @@ def _take_up(run: Search, state: State) -> int:
 
 
 def _save(run: Search, state: State, epoch: int, rate: float) -> None:
+    alphas = {str(number): value for number, value in enumerate(run.architecture.parameters())}
+    run.team.require_alike({**dict(run.net.named_parameters()), **alphas})
+    if not run.team.leads:
+        return
     try:
         run.checkpoints.save(epoch, state.to_save())
     except ValueError as error:  # finite losses, but weights or alphas overflowed

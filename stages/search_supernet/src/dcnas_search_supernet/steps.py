@@ -13,6 +13,7 @@ from dcnas_nets.supernet import Supernet
 from dcnas_schema.photo_training import PhotoLossParams
 from dcnas_schema.search_params import SearchSupernetParams
 from dcnas_training.architecture import Architecture, ArchitectureOptimizer
+from dcnas_training.distributed import ALONE, Team
 from dcnas_training.execution import Execution
 from dcnas_training.optimizers import EagerSGD
 from dcnas_training.photo_losses import photo_loss
@@ -50,10 +51,16 @@ class WeightSteps:
     SGD on the paths of one epoch: clipped gradients, momentum from nothing, as TF-NAS, which makes its optimisers anew every epoch.
 
     A candidate that no path of a step ran has no gradient then and stays as it is, momentum included.
+
+    Args:
+        team: Those who take the same step, on the same paths, each with images of its own.
     """
 
-    def __init__(self, net: Supernet, execution: Execution, params: SearchSupernetParams, *, rate: float) -> None:
+    def __init__(
+        self, net: Supernet, execution: Execution, params: SearchSupernetParams, *, rate: float, team: Team = ALONE
+    ) -> None:
         self._net, self._execution, self._clip, self._loss = net, execution, params.clip, params.loss
+        self._team = team
         self._parameters = list(net.parameters())
         self._optimizer = EagerSGD(
             self._parameters, lr=rate, momentum=params.momentum, weight_decay=params.weight_decay, fused=True
@@ -62,14 +69,15 @@ class WeightSteps:
     def step(self, images: Images, paths: Sequence[Path], depth_weights: Sequence[Tensor] | None) -> Tensor:
         """Take one step downhill on the sum of the paths' losses, and return their mean, still on the device."""
         self._optimizer.zero_grad(set_to_none=True)
-        with self._execution.autocast():
+        with self._team.sharing(len(images.labels)), self._execution.autocast():
             outputs = self._net.paths(images.network_input, paths, depth_weights)
         losses = torch.stack([task_loss(output, images, self._loss) for output in outputs])
         losses.sum().backward()  # type: ignore[no-untyped-call] # torch gives it no types
+        mean = self._team.average_gradients(self._parameters, losses.mean())
         nn.utils.clip_grad_norm_(self._parameters, self._clip, foreach=True)
         self._give_momentum()
         self._optimizer.step()
-        return losses.detach().mean()
+        return mean
 
     def _give_momentum(self) -> None:
         """Start at zero what a weight lacks that has its first gradient: torch's fused step wants all of them to have it, or none."""
@@ -85,6 +93,8 @@ class ArchitectureSteps:
 
     Args:
         block_ms: Calibrated latency of every candidate at this epoch's widths, place x op, on the device.
+
+        team: As for `WeightSteps`.
     """
 
     def __init__(
@@ -97,11 +107,13 @@ class ArchitectureSteps:
         block_ms: Tensor,
         rest_ms: float,
         target_ms: float,
+        team: Team = ALONE,
     ) -> None:
         self._net, self._architecture, self._execution = net, architecture, execution
         self._latency_weight, self._loss = params.latency_weight, params.loss
         self._block_ms, self._rest_ms, self._target_ms = block_ms, rest_ms, target_ms
-        self._optimizer = ArchitectureOptimizer(architecture, params.architecture)
+        self._team = team
+        self._optimizer = ArchitectureOptimizer(architecture, params.architecture, team=team)
 
     def step(self, images: Images, noise: Tensor, heat: float) -> Tensor:
         """
@@ -114,13 +126,13 @@ class ArchitectureSteps:
         """
         weights = soft_weights(self._architecture.log_alphas, noise, heat)
         depths = self._architecture.depth_weights()
-        with self._execution.autocast():
+        with self._team.sharing(len(images.labels)), self._execution.autocast():
             output = self._net.mixed(images.network_input, weights, depths)
         task = task_loss(output, images, self._loss)
         expected = expected_latency_ms(weights, self._block_ms, self._rest_ms, depths)
         latency = latency_loss(expected, self._target_ms)
-        self._optimizer.step(task + self._latency_weight * latency)
-        return torch.stack([task.detach(), latency.detach(), expected.detach()])
+        told = torch.stack([task.detach(), latency.detach(), expected.detach()])
+        return self._optimizer.step(task + self._latency_weight * latency, told)
 
 
 def task_loss(output: SpaceOutput, images: Images, params: PhotoLossParams) -> Tensor:
