@@ -76,6 +76,19 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int], Path]:
+    """A function that gives a folder with so many pictures to train weights on and for the architecture."""
+
+    def make(weights: int, architecture: int) -> Path:
+        folder = tmp_path_factory.mktemp("pictures")
+        for split, count in (("train", weights), ("validation", architecture)):
+            write_pictures(folder / f"{split}.parquet", split, count)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def params() -> Callable[..., SearchSupernetParams]:
     """A function that gives the stage's parameters at a tiny size: three epochs, the first a warm-up."""
 

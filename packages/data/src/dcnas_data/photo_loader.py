@@ -80,9 +80,7 @@ class PhotoStore:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def shuffled(
-        self, batch_size: int, view: View, order: torch.Generator, share: Share = ALL
-    ) -> Iterator[PhotoBatch]:
+    def shuffled(self, batch_size: int, view: View, order: torch.Generator, share: Share = ALL) -> Iterator[PhotoBatch]:
         """
         Yield one epoch in random order, in whole batches; the remainder of a shuffle is left out, as batch norm wants equal ones.
 

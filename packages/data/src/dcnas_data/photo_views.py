@@ -58,9 +58,7 @@ class CentreView:
         resized = torch.floor(sizes * self._short / short)
         scale = sizes / resized
         first = torch.round((resized - self._size) / 2) * scale
-        return resample(
-            raw.pixels, first=first, scale=scale, low=torch.zeros_like(first), high=sizes, size=self._size
-        )
+        return resample(raw.pixels, first=first, scale=scale, low=torch.zeros_like(first), high=sizes, size=self._size)
 
 
 class RandomView:
@@ -85,7 +83,9 @@ class RandomView:
         boxes = draw_crops(raw.sizes, scale=params.scale, ratio=params.ratio, generator=self._draws)
         flip = torch.rand(len(boxes), generator=self._draws, device=boxes.device) < params.flip
         image = crop_and_resize(raw.pixels, raw.own(boxes), raw.own(flip), size=params.size)
-        factors = {name: raw.own(factor) for name, factor in draw_jitter(len(boxes), params.jitter, self._draws).items()}
+        factors = {
+            name: raw.own(factor) for name, factor in draw_jitter(len(boxes), params.jitter, self._draws).items()
+        }
         names = [JITTERS[i] for i in torch.randperm(len(JITTERS), generator=self._order).tolist()]
         return jitter_(image, factors, [name for name in names if getattr(params.jitter, name) > 0])
 

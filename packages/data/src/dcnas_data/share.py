@@ -1,4 +1,4 @@
-"""What one of several processes takes of every batch: what is random is drawn for the whole batch, so that no image's draw depends on it."""
+"""What one of several processes takes of every batch; what is random is drawn for the whole batch, so that no draw depends on it."""
 
 from dataclasses import dataclass
 

@@ -33,7 +33,9 @@ def norm_act(
     """Return the activation of the batch-normalised features."""
     if activation == "relu":
         return F.relu(batch_norm(x_BCHW), inplace=True)
-    if has_torch_function((x_BCHW,)):  # somebody puts another batch norm in torch's place, which the one below would not meet
+    if has_torch_function(
+        (x_BCHW,)
+    ):  # somebody puts another batch norm in torch's place, which the one below would not meet
         return F.silu(batch_norm(x_BCHW), inplace=True)
     features: Tensor = _NormSwish.apply(x_BCHW)
     return features

@@ -140,7 +140,11 @@ class ProcessTeam(Team):
         content = state_to_bytes({"made": made}) if self.leads else b""
         size = torch.tensor(len(content))
         self._send(size)
-        sent = torch.frombuffer(bytearray(content), dtype=torch.uint8) if self.leads else torch.empty(int(size), dtype=torch.uint8)
+        sent = (
+            torch.frombuffer(bytearray(content), dtype=torch.uint8)
+            if self.leads
+            else torch.empty(int(size), dtype=torch.uint8)
+        )
         self._send(sent)
         if self.leads:
             return made

@@ -51,7 +51,7 @@ class SharedBatch(TorchFunctionMode):
         del types
         return self._ours.get(func, func)(*args, **(kwargs or {}))
 
-    def _batch_norm(  # noqa: PLR0913 # torch's own arguments
+    def _batch_norm(
         self,
         input: Tensor,
         running_mean: Tensor | None,

@@ -14,9 +14,7 @@ _CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data", "dcnas_s
 """The schema too: it holds the search space, whose sizes are the net's."""
 
 
-def checkpoint_folder(
-    siblings: Path, *, execution: Execution, provenance: Provenance, team: Team = ALONE
-) -> Path:
+def checkpoint_folder(siblings: Path, *, execution: Execution, provenance: Provenance, team: Team = ALONE) -> Path:
     """
     Return the folder for the checkpoints of a run, and remove its siblings: no run takes those of other code, parameters or data up again.
 

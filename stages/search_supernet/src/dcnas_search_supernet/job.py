@@ -289,9 +289,7 @@ def _row(values: torch.Tensor) -> tuple[float, ...]:
     return tuple(values.detach().cpu().double().tolist())
 
 
-def _checkpoint_folder(
-    job: Job, execution: Execution, form: Form, provenance: Provenance, team: Team = ALONE
-) -> Path:
+def _checkpoint_folder(job: Job, execution: Execution, form: Form, provenance: Provenance, team: Team = ALONE) -> Path:
     digest = run_digest(
         {
             **{Path(path).name: sha256 for path, sha256 in provenance.inputs.items()},
