@@ -215,13 +215,12 @@ def test_no_process_survives_another(
 
 
 @pytest.mark.slow
-def test_torchrun_starts_it(python: Python, command: Callable[..., list[Any]], tmp_path: Path) -> None:
-    """Torchrun's two processes train and leave the files of one run; one that fails is told of once."""
+def test_torchrun_starts_it_and_an_error_is_told_once(
+    python: Python, command: Callable[..., list[Any]], tmp_path: Path
+) -> None:
+    """Two processes of torchrun train; the error that both find, a loss that is not finite, is told once, and no weights are written."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
-    done = python(*torchrun, *command(**{"retrain.epochs": 1}), GLOO_SOCKET_IFNAME="lo")
-    assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["log.parquet", "weights.safetensors"]
-    assert done.stdout.count("1/1 done") == 1
     failed = python(*torchrun, *command(**{"retrain.learning_rate": 1e30}), GLOO_SOCKET_IFNAME="lo")
     assert failed.returncode != 0
     assert failed.stderr.count("is not finite at epoch") == 1
+    assert not list((tmp_path / "out").iterdir())
