@@ -100,6 +100,7 @@ _UNKNOWN = (
     F.feature_alpha_dropout,
     torch.batch_norm,
     torch.native_batch_norm,
+    torch.batch_norm_update_stats,
     torch.dropout,
     torch.bernoulli,
 )
