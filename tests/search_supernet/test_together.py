@@ -53,9 +53,9 @@ def searched(
     """The folder of what a search by one process and one by two left, and the curves of each process."""
     folder = tmp_path_factory.mktemp("together")
     view = params().view.model_copy(update={"size": 64})
-    changed = params(epochs=2, batch_size=6, view=view, learning_rate=1e-3, architecture=ArchitectureParams(every=3))
+    changed = params(epochs=3, batch_size=6, view=view, learning_rate=1e-3, architecture=ArchitectureParams(every=2))
     spec = {"beta": "sink", "images": "noisy", "loss": "both"}
-    one = job(folder, photos=pictures(10 * 6, 8), params_=changed, **spec)
+    one = job(folder, photos=pictures(7 * 6, 8), params_=changed, **spec)
     return folder, forks(SEARCH, folder, one.photos, one.profile, one.settings.model_dump_json())
 
 
@@ -63,7 +63,7 @@ def test_two_processes_have_the_curves_of_one(searched: tuple[Path, dict[str, An
     """Over twenty weight steps, and the architecture's, all losses are those of one process within 1e-5, and the same in both."""
     _, curves = searched
     one, first, second = curves["1-0"], curves["2-0"], curves["2-1"]
-    assert len(one["weights"]) == 20
+    assert len(one["weights"]) == 21
     assert first == second
     for curve in ("weights", "architecture"):
         assert first[curve] == pytest.approx(one[curve], abs=1e-5, rel=0)
