@@ -120,7 +120,8 @@ class ProcessTeam(Team):
         """See `Team`; one message."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([told.detach().flatten().float(), *(gradient.flatten() for gradient in gradients)])
-        parts = self._add_up(flat).div_(self.size).split([told.numel(), *(gradient.numel() for gradient in gradients)])
+        lengths = [told.numel(), *(gradient.numel() for gradient in gradients)]
+        parts = torch.split(self._add_up(flat).div_(self.size), lengths)
         for gradient, part in zip(gradients, parts[1:], strict=True):
             gradient.copy_(part.view(gradient.shape))
         return parts[0].view(told.shape).clone()

@@ -49,7 +49,8 @@ class SharedBatch(TorchFunctionMode):
     ) -> Any:
         """Call what takes the function's place, or the function."""
         del types
-        return self._ours.get(func, func)(*args, **(kwargs or {}))
+        called: Callable[..., Any] = self._ours.get(func, func)
+        return called(*args, **(kwargs or {}))
 
     def _batch_norm(
         self,
