@@ -1,14 +1,13 @@
 """Read dvc.lock without DVC: which pipeline stage made a file, with which hash, and what it read."""
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
-from dcnas_harness.files import md5_of
+from dcnas_lineage.hashing import Hasher
+from dcnas_lineage.pipeline import Pipeline, load_pipeline, upwards
 from dcnas_schema.params import read_yaml
 
 
@@ -22,6 +21,18 @@ class LockedFile:
     """MD5 of the file; that of the folder's manifest, with `.dir`, where `path` is a folder."""
     stage: str
     """The live pipeline stage that has it as an output or as a dependency."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedStage:
+    """What dvc.lock holds of one live pipeline stage."""
+
+    command: str
+    params: dict[str, Any]
+    """Dotted key -> value, of params.yaml."""
+    deps: dict[str, str]
+    outs: dict[str, str]
+    """Path -> MD5, with `.dir` for a folder."""
 
 
 class Lock:
@@ -38,10 +49,11 @@ class Lock:
         for name in ("dvc.lock", "dvc.yaml", "params.yaml"):
             if not (root / name).is_file():
                 raise BadInputError(f"{root / name} does not exist.", remedy="run: dvc repro")
-        self._live = _live_stages(read_yaml(root / "dvc.yaml"), read_yaml(root / "params.yaml"))
+        self.pipeline: Pipeline = load_pipeline(root)
         try:
             self._stages: dict[str, Any] = read_yaml(root / "dvc.lock")["stages"]
             self._entries = {kind: self._files(kind) for kind in ("outs", "deps")}
+            self.stages = {name: _locked(entry) for name, entry in self._stages.items() if name in self.pipeline.stages}
         except (KeyError, TypeError, AttributeError) as error:
             raise CorruptArtefactError(
                 f"{root / 'dvc.lock'} is cut short or not what DVC writes: {error!r}.",
@@ -60,54 +72,30 @@ class Lock:
 
     def producer_of(self, path: str) -> LockedFile | None:
         """Return the output entry that is `path` or a folder above it."""
-        return next((self.outputs[p] for p in _upwards(path) if p in self.outputs), None)
+        return next((self.outputs[p] for p in upwards(path) if p in self.outputs), None)
 
     def dependency_of(self, stage: str, path: str) -> LockedFile | None:
         """Return the dependency entry of `stage` that is `path` or a folder above it."""
-        return next((self.dependencies[stage, p] for p in _upwards(path) if (stage, p) in self.dependencies), None)
+        return next((self.dependencies[stage, p] for p in upwards(path) if (stage, p) in self.dependencies), None)
 
     def _files(self, kind: str) -> list[LockedFile]:
         return [
             LockedFile(path=entry["path"], md5=entry["md5"], stage=stage)
             for stage, locked in self._stages.items()
-            if stage in self._live
+            if stage in self.pipeline.stages
             for entry in locked.get(kind, ())
         ]
 
 
 def md5_as_locked(path: Path) -> str:
     """Return the MD5 of a file, or of a folder's manifest with `.dir`, as DVC writes it; every byte is read."""
-    if path.is_file():
-        return md5_of(path)
-    manifest = [
-        {"md5": md5_of(file), "relpath": file.relative_to(path).as_posix()}
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and "__pycache__" not in file.parts and file.suffix != ".tmp"
-    ]
-    manifest.sort(key=lambda entry: entry["relpath"])
-    return hashlib.md5(json.dumps(manifest, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+    hashed = Hasher(path.parent).path(path.name)
+    if hashed is None:
+        raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc pull, or dvc repro")
+    return hashed.md5
 
 
-def _upwards(path: str) -> list[str]:
-    return [path, *(parent.as_posix() for parent in Path(path).parents if parent.as_posix() != ".")]
-
-
-def _live_stages(pipeline: Any, params: Any) -> set[str]:
-    live = set()
-    for name, stage in pipeline["stages"].items():
-        if "matrix" not in stage:
-            live.add(name)
-            continue
-        items = [""]
-        for values in stage["matrix"].values():
-            items = [f"{item}-{value}" for item in items for value in _listed(values, params)]
-        live |= {f"{name}@{item.removeprefix('-')}" for item in items}
-    return live
-
-
-def _listed(values: Any, params: Any) -> list[Any]:
-    if isinstance(values, str):  # "${runs.models}"
-        for key in values.strip("${}").split("."):
-            params = params[key]
-        return list(params)
-    return list(values)
+def _locked(entry: dict[str, Any]) -> LockedStage:
+    deps, outs = ({file["path"]: file["md5"] for file in entry.get(kind, ())} for kind in ("deps", "outs"))
+    params = entry.get("params", {}).get("params.yaml", {})
+    return LockedStage(command=str(entry.get("cmd", "")), params=dict(params), deps=deps, outs=outs)

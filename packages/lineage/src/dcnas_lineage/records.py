@@ -48,6 +48,12 @@ def read_genotype(path: Path) -> DerivedGenotype:
     return read_json_record(path, DerivedGenotype)
 
 
+def forget() -> None:
+    """Have every file read anew."""
+    for read in (read_record, read_training, read_search, read_genotype):
+        read.cache_clear()
+
+
 def measured_of(metadata: AnyEvaluation) -> MeasuredLatency | None:
     """Return the latency that a record measured; `None` where it did not."""
     return metadata.latency.measured if isinstance(metadata, PhotoEvaluationMetadata) else metadata.latency

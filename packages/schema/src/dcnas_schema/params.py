@@ -205,15 +205,33 @@ def read_yaml(path: Path) -> Any:
         BadInputError: The file is missing, repeats a key or is not YAML.
     """
     try:
-        return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8-sig"))
+        return parse_yaml(path.read_text(encoding="utf-8-sig"), path)
     except FileNotFoundError as error:
         raise BadInputError(f"{path} does not exist.", remedy="run: dcnas preset demo") from error
-    except (YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise BadInputError(
-            f"{path} cannot be read as YAML 1.2:\n{error}", remedy="correct the line named above"
-        ) from error
+    except ValueError as error:  # bytes that are no text
+        raise _no_yaml(path, error) from error
     except OSError as error:
         raise BadInputError(f"{path} cannot be read: {error.strerror}.", remedy="put a params.yaml there") from error
+
+
+def parse_yaml(text: str, path: Path) -> Any:
+    """
+    Return what a text in YAML 1.2 says.
+
+    Args:
+        path: The file that it is from, for errors.
+
+    Raises:
+        BadInputError: It repeats a key or is not YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise _no_yaml(path, error) from error
+
+
+def _no_yaml(path: Path, error: Exception) -> BadInputError:
+    return BadInputError(f"{path} cannot be read as YAML 1.2:\n{error}", remedy="correct the line named above")
 
 
 def digest_of(value: BaseModel) -> str:

@@ -2,14 +2,15 @@
 The record of one run of one pipeline stage: what it was, what it read, what it made, where and when.
 
 Where records lie: `data/runs/NAME.json`, NAME being the stage's name in dvc.yaml, the item of a matrix as a file of its own:
-`data/runs/generate_data.json`, `data/runs/retrain/unet_s-0.json` for `retrain@unet_s-0` (`record_path`). Each is a cached output of its stage,
-so that DVC's run cache gives back, with the outputs, the record of the run that made them. It is written last: where there is none, no run
-ended well.
+`data/runs/generate_data.json`, `data/runs/retrain/unet_s-0.json` for `retrain@unet_s-0` (`record_path`). Each is a cached output of its
+stage, so that DVC's run cache gives back, with the outputs, the record of the run that made them. It is written last: where there is none,
+no run ended well.
 
 Records hold times and hosts, so no stage depends on one: a stage never runs anew because the record of another did. The chain is tied
-inside instead. `upstream` names the records of the runs whose outputs this one read, with the SHA-256 of the file and of its `claim`: all that
-must be so for the outputs to be what they are (command, parameters, hashes of what was read and made, and the claims upstream), without
-what may differ between two runs that give the same bytes (times, host, commit). Edit a record's claim and every one below contradicts it.
+inside instead. `upstream` names the records of the runs whose outputs this one read, with the SHA-256 of the file and of its `claim`:
+all that must be so for the outputs to be what they are (command, parameters, hashes of what was read and made, and the claims upstream),
+without what may differ between two runs that give the same bytes (times, host, commit). Edit a record's claim and every one below
+contradicts it.
 """
 
 import hashlib
