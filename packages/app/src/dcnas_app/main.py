@@ -70,19 +70,40 @@ def preset(
 
 @app.command()
 def audit(
-    table: Annotated[str, typer.Argument(help="A table without its suffix, such as results/table_1.")],
+    table: Annotated[
+        str | None,
+        typer.Argument(help="A table without its suffix, such as results/table_1; with --all and none: everything."),
+    ] = None,
     cell: Annotated[
         str | None, typer.Option("--cell", help="'ROW,COLUMN', such as 'DC-Net reduced integrated,PSNR'.")
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Audit every cell of the table.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Audit every cell.")] = False,
+    rev: Annotated[str | None, typer.Option("--rev", help="As it was at a commit, tag or branch.")] = None,
+    remote: Annotated[bool, typer.Option("--remote", help="Hash the objects on DVC's remote too.")] = False,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Make the tables again in a fresh checkout, and compare.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    page: Annotated[Path | None, typer.Option("--html", help="Write a page too.")] = None,
 ) -> None:
-    """Walk from a printed number to its data, hash every file again, and name the first broken link (exit 1)."""
-    from dcnas_app.auditing import print_audit
+    """
+    Walk from printed numbers to their data, hash every file again, and name the first edge that does not hold.
 
-    if (cell is None) != every:
-        raise BadInputError("Either --cell 'ROW,COLUMN' or --all is needed.")
-    if not print_audit(project_root(), table, cell):
-        sys.exit(1)
+    Exit 0 where all hold, 10 where the worst is STALE, 11 UNVERIFIABLE, 12 BROKEN.
+    """
+    from dcnas_app import auditing
+
+    if (cell is None) != every or (table is None and not every):
+        raise BadInputError("Either TABLE --cell 'ROW,COLUMN', TABLE --all or --all is needed.")
+    question = auditing.Question(table=table, cell=cell, revision=rev, remote=remote, rerun=rerun)
+    answer = auditing.audit(project_root(), question)
+    if page is not None:
+        auditing.write_html(answer, page)
+    if as_json:
+        print(auditing.as_json(answer))
+    else:
+        auditing.print_answer(answer, tree=cell is not None)
+    sys.exit(answer.verdict.exit_code)
 
 
 @app.command()

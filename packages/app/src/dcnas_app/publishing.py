@@ -103,6 +103,17 @@ def update_readme(root: Path, *, check: bool) -> bool:
     return True
 
 
+def generated_blocks(root: Path) -> list[tuple[str, bool]]:
+    """Return, for each generated block of README.md, the file that it names, and whether it says what that file says."""
+    text = (root / "README.md").read_text(encoding="utf-8")
+    found = []
+    for match in _MARKER.finditer(text):
+        source = root / match.group("source")
+        holds = source.is_file() and match.group(0) == match.group(1) + _content(source) + match.group(3)
+        found.append((match.group("source"), holds))
+    return found
+
+
 def _content(source: Path) -> str:
     if not source.is_file():
         raise BadInputError(

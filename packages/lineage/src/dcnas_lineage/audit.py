@@ -1,44 +1,34 @@
 """
 Where does a printed number come from, and does it still hold?
 
-The walk: cell -> record -> weights and training log -> data, genotype -> architecture -> latency profile; every byte hashed again.
+The walk: cell -> record -> weights and training log -> data, genotype -> architecture -> latency profile; every byte hashed again. Beside
+each file stands the run that made it (`run_checks`).
 """
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dcnas_harness.errors import BadInputError, DcnasError
-from dcnas_harness.files import sha256_of
 from dcnas_lineage.cells import derive
-from dcnas_lineage.lock import Lock, md5_as_locked
-from dcnas_lineage.records import read_genotype, read_record, read_search, read_training
-from dcnas_schema.cells import Cell, CellMap
+from dcnas_lineage.hashing import Hasher
+from dcnas_lineage.lock import Lock, LockedFile
+from dcnas_lineage.records import forget, read_genotype, read_record, read_search, read_training
+from dcnas_lineage.run_checks import RunChecks
+from dcnas_lineage.verdict import Link, Verdict
+from dcnas_schema.cells import LATENCIES, Cell, CellMap
 from dcnas_schema.json_files import read_json_record
 from dcnas_schema.latency import ENTRIES, ProfileMetadata
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.photo_records import ChosenGenotype
 from dcnas_schema.provenance import Provenance
+from dcnas_schema.run_record import RunRecord
 from dcnas_schema.search_log import ArchitectureRecord
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Link:
-    """One step of the walk."""
-
-    depth: int
-    """0 is the cell."""
-    what: str
-    """The file or cell."""
-    detail: str
-    """Hash, pipeline stage, seed, commit."""
-    problem: str | None
-    """Why the link is broken; `None` where it holds."""
-
-
-def audit_cells(table: Path, cells: Iterable[Cell], cell_map: CellMap, root: Path) -> Iterator[tuple[Cell, list[Link]]]:
+def audit_cells(
+    table: Path, cells: Iterable[Cell], cell_map: CellMap, root: Path, runs: RunChecks | None = None
+) -> Iterator[tuple[Cell, list[Link]]]:
     """
     Walk from each cell down to the data; yield it with every link of its walk. A file is hashed once, however many cells use it.
 
@@ -46,8 +36,11 @@ def audit_cells(table: Path, cells: Iterable[Cell], cell_map: CellMap, root: Pat
         table: Path of the table without suffix, relative to `root`, such as results/table_1.
 
         root: The project's folder.
+
+        runs: The checks of the runs behind the files; `None` leaves them out. Tables of one audit share it.
     """
-    walk = _Walk(table, cell_map, root)
+    forget()
+    walk = _Walk(table, cell_map, root, runs)
     for cell in cells:
         yield cell, list(walk.cell(cell))
 
@@ -96,56 +89,148 @@ def find_cells(cell_map: CellMap, name: str | None) -> list[Cell]:
 
 
 class _Walk:
-    def __init__(self, table: Path, cell_map: CellMap, root: Path) -> None:
-        self._table, self._map, self._root = table, cell_map, root
-        self._lock = Lock(root)
+    def __init__(self, table: Path, cell_map: CellMap, root: Path, runs: RunChecks | None) -> None:
+        self._table, self._map, self._root, self._runs = table, cell_map, root, runs
+        self._lock = Lock(root) if runs is None else runs.graph.lock
+        hasher = Hasher(root)
+        self._hashed = hasher.path if runs is None else runs.hashed
         made = self._lock.producer_of(f"{table}.md")
         self._tabulated = "tabulate" if made is None else made.stage
         self._printed = _printed_cells(root / f"{table}.md")
+        self._provenances: dict[str, Provenance | None] = {}
+        self._below: dict[tuple[int, str, str, str | None], list[Link]] = {}
 
     def cell(self, cell: Cell) -> Iterator[Link]:
         name = f"{self._table}: {cell.row!r}, {cell.column!r} = {cell.text!r}"
-        yield Link(
-            depth=0, what=name, detail=f"rule {cell.reducer} {cell.pointer}".rstrip(), problem=self._cell_problem(cell)
-        )
+        below = self._all_below(cell)
+        problem, detail = self._cell_problem(cell), f"rule {cell.reducer} {cell.pointer}".rstrip()
+        if problem is not None and problem.startswith(_CANNOT) and any(link.problem for link in below):
+            problem, detail = None, f"{detail}; {problem}"  # what is wrong with the source is said below
+        verdict = Verdict.HOLDS if problem is None else Verdict.BROKEN
+        yield Link(depth=0, what=name, detail=detail, problem=problem, verdict=verdict)
+        yield from below
+
+    def _all_below(self, cell: Cell) -> list[Link]:
+        links = []
         for suffix in (".md", ".cells.json"):
-            yield self._made_file(1, f"{self._table}{suffix}", None)
+            links.append(self._made_file(1, f"{self._table}{suffix}", None))
+        links += self._run(1, self._tabulated)
         for source in cell.sources:
             expected = self._map.source_sha256.get(source)
             if cell.reducer == "reference":
-                yield self._given_file(1, source, self._tabulated, expected)
+                links.append(self._given_file(1, source, self._tabulated, expected))
             else:
-                yield from self._artefact(1, source, self._tabulated, expected)
+                links += self._artefact(1, source, self._tabulated, expected)
+        seen: set[tuple[str, str | None]] = set()
+        return [link for link in links if not (link.what.startswith("run ") and _seen_before(link, seen))]
 
     def _cell_problem(self, cell: Cell) -> str | None:
         printed = self._printed.get((cell.row, cell.column))
         wanted = f"**{cell.text}**" if cell.marked_better else cell.text
         if printed != wanted:
             return f"the table prints {printed!r}, its cell map says {wanted!r}"
+        if left_out := self._left_out(cell):
+            return f"it leaves out {left_out}, which was there when the table was made"
+        if cell.reducer in LATENCIES and (devices := self._devices(cell)) and len(devices) > 1:
+            return f"its latencies are of several devices: {', '.join(sorted(devices))}"
         try:
             derived = derive(cell, confidence=self._map.confidence, root=self._root).text
         except (DcnasError, OSError, KeyError, ValueError) as error:
-            return f"it cannot be derived again: {error}"
-        return None if derived == cell.text else f"derived again from its sources it is {derived!r}"
+            return f"{_CANNOT}: {error}"
+        if derived == cell.text:
+            return None
+        changed = any(
+            (hashed := self._hashed(source)) is None or hashed.sha256 != self._map.source_sha256.get(source)
+            for source in cell.sources
+        )
+        return f"{_CANNOT}: a source changed" if changed else f"derived again from its sources it is {derived!r}"
 
-    def _artefact(self, depth: int, path: str, consumer: str, expected: str | None) -> Iterator[Link]:
+    def _left_out(self, cell: Cell) -> str | None:
+        """Return a seed's record that lay beside the cell's sources when the table was made, and is not one of them."""
+        if self._runs is None or self._tabulated not in self._runs.graph.stages:
+            return None
+        record = self._runs.graph.stages[self._tabulated].record
+        folders = {PurePosixPath(source).parents[1] for source in cell.sources if source.endswith("/record.parquet")}
+        if record is None or not folders or cell.pointer.startswith("noisy_"):
+            return None  # the noisy input is the same in every record
+        seeds = _seeds(record.params)
+        beside = [
+            file.path
+            for file in record.files_read()
+            if file.path.endswith("/record.parquet")
+            and PurePosixPath(file.path).parents[1] in folders
+            and PurePosixPath(file.path).parent.name in seeds
+        ]
+        return None if cell.reducer in _OF_ONE else next((path for path in beside if path not in cell.sources), None)
+
+    def _devices(self, cell: Cell) -> set[str]:
+        found = set()
+        for source in cell.sources:
+            try:
+                provenance = self._provenance(source)
+            except DcnasError:
+                continue  # the file's own link says so
+            if provenance is not None:
+                found.add(f"{provenance.device.name} ({provenance.device.fingerprint})")
+        return found
+
+    def _artefact(self, depth: int, path: str, consumer: str, expected: str | None) -> list[Link]:
         """A file: the link to it, then, where it carries provenance, the links to all that it was made from."""
+        key = (depth, path, consumer, expected)
+        if key not in self._below:
+            self._below[key] = list(self._walked(*key))
+        return self._below[key]
+
+    def _walked(self, depth: int, path: str, consumer: str, expected: str | None) -> Iterator[Link]:
         link = self._made_file(depth, path, expected, consumer)
+        maker = self._lock.producer_of(path)
         try:
-            provenance = _provenance(self._root / path)
+            provenance = self._provenance(path)
         except DcnasError as error:
-            yield Link(depth=depth, what=path, detail=link.detail, problem=link.problem or str(error))
+            problem = link.problem or str(error)
+            verdict = link.verdict if link.problem else Verdict.BROKEN
+            yield Link(depth=depth, what=path, detail=link.detail, problem=problem, verdict=verdict)
             return
         if provenance is None:
             yield link
+            yield from self._run(depth + 1, maker.stage if maker else None)
             return
+        problem, verdict = link.problem, link.verdict
+        if problem is None and (problem := self._contradiction(maker, provenance)) is not None:
+            verdict = Verdict.BROKEN
         dirty = f", with changes in {', '.join(provenance.dirty)}" if provenance.dirty else ""
         seed = "" if provenance.seed is None else f"seed {provenance.seed}, "
         origin = f"{seed}commit {(provenance.commit or 'unknown')[:12]}{dirty}, on {provenance.device.name}"
-        yield Link(depth=depth, what=path, detail=f"{link.detail}, {origin}", problem=link.problem)
+        yield Link(depth=depth, what=path, detail=f"{link.detail}, {origin}", problem=problem, verdict=verdict)
+        yield from self._run(depth + 1, maker.stage if maker else None)
         reader = self._reader(path, provenance)
         for source, sha256 in provenance.inputs.items():
             yield from self._artefact(depth + 1, source, reader, sha256)
+
+    def _run(self, depth: int, name: str | None) -> Iterator[Link]:
+        """The run of a pipeline stage: one link where all of it holds, else one for each edge that does not."""
+        if self._runs is None or name not in self._runs.graph.stages:
+            return
+        record = self._runs.graph.stages[name].record
+        detail = "no record" if record is None else f"{record.started}, {record.seconds:g} s, {record.machine.host}"
+        findings = self._runs.of(name)
+        for found in findings:
+            what = f"run {name}: {found.edge}"
+            yield Link(depth=depth, what=what, detail=detail, problem=found.problem, verdict=found.verdict)
+        if not findings:
+            yield Link(depth=depth, what=f"run {name}", detail=detail)
+
+    def _contradiction(self, maker: LockedFile | None, provenance: Provenance) -> str | None:
+        """Return what an artefact says of its making that the run record of its maker does not: seed, device, inputs."""
+        if self._runs is None or maker is None or maker.stage not in self._runs.graph.stages:
+            return None
+        record = self._runs.graph.stages[maker.stage].record
+        return None if record is None else next(_contradictions(record, provenance), None)
+
+    def _provenance(self, path: str) -> Provenance | None:
+        if path not in self._provenances:
+            self._provenances[path] = _provenance(self._root / path)
+        return self._provenances[path]
 
     def _reader(self, path: str, provenance: Provenance) -> str:
         """Return the pipeline stage that made `path` and thereby read its inputs: dvc.lock's name for it, the item that the file names."""
@@ -157,43 +242,88 @@ class _Walk:
         """A file that a pipeline stage made: its hash is the one in dvc.lock, on both sides of the edge, and the one its reader saw."""
         producer = self._lock.producer_of(path)
         if producer is None:
-            return Link(depth=depth, what=path, detail="", problem="no pipeline stage of dvc.yaml has it in dvc.lock")
-        actual = _hashes(self._root / producer.path, self._root / path)
-        if actual is None:
-            return Link(depth=depth, what=path, detail="", problem="the file is missing (dvc pull, or dvc repro)")
-        detail = f"md5 {actual[0][:12]}, made by {producer.stage}"
-        problem = None
-        if actual[0] != producer.md5:
-            problem = f"its md5 is {actual[0]}, dvc.lock says {producer.md5}"
-        elif sha256 is not None and actual[1] != sha256:
-            problem = f"its sha256 is {actual[1]}, its reader ({consumer or 'the table'}) saw {sha256}"
+            problem = "no pipeline stage of dvc.yaml has it in dvc.lock"
+            return Link(depth=depth, what=path, detail="", problem=problem, verdict=Verdict.BROKEN)
+        actual, file = self._hashed(producer.path), self._hashed(path)
+        if actual is None or file is None:
+            problem = "the file is missing (dvc pull, or dvc repro)"
+            return Link(depth=depth, what=path, detail="", problem=problem, verdict=Verdict.UNVERIFIABLE)
+        detail = f"md5 {actual.md5[:12]}, made by {producer.stage}"
+        problem, verdict = None, Verdict.BROKEN
+        if actual.md5 != producer.md5:
+            problem = f"its md5 is {actual.md5}, dvc.lock says {producer.md5}"
+        elif sha256 is not None and file.sha256 != sha256:
+            problem = f"its sha256 is {file.sha256}, its reader ({consumer or 'the table'}) saw {sha256}"
         elif consumer is not None:
             problem = self._edge_problem(path, consumer)
-        return Link(depth=depth, what=path, detail=detail, problem=problem)
+        if problem is not None and actual.md5 == producer.md5 and self._moved_on(producer, consumer or self._tabulated):
+            verdict, problem = Verdict.STALE, f"{producer.stage} made it anew after {consumer or 'the table'} read it"
+        return Link(
+            depth=depth, what=path, detail=detail, problem=problem, verdict=verdict if problem else Verdict.HOLDS
+        )
+
+    def _moved_on(self, producer: LockedFile, consumer: str) -> bool:
+        """Return whether the checks of the consumer's run call this edge stale, and none of it broken."""
+        if self._runs is None or consumer not in self._runs.graph.stages:
+            return False
+        found = [one.verdict for one in self._runs.of(consumer) if f" -> {consumer}" in one.edge]
+        return Verdict.STALE in found and Verdict.BROKEN not in found and producer.stage in self._runs.graph.stages
 
     def _given_file(self, depth: int, path: str, consumer: str, sha256: str | None) -> Link:
         """A file of the repository itself: its hash is the one that its reader saw and dvc.lock holds."""
-        entry = self._lock.dependency_of(consumer, path)
-        actual = _hashes(self._root / path, self._root / path)
+        entry, actual = self._lock.dependency_of(consumer, path), self._hashed(path)
         if entry is None or actual is None:
-            return Link(
-                depth=depth, what=path, detail="", problem=f"it is missing, or {consumer} does not have it in dvc.lock"
-            )
-        problem = None
-        if actual[0] != entry.md5:
-            problem = f"its md5 is {actual[0]}, dvc.lock says {entry.md5}"
-        elif sha256 is not None and actual[1] != sha256:
-            problem = f"its sha256 is {actual[1]}, {consumer} saw {sha256}"
-        return Link(depth=depth, what=path, detail=f"md5 {actual[0][:12]}, read by {consumer}", problem=problem)
+            problem = f"it is missing, or {consumer} does not have it in dvc.lock"
+            return Link(depth=depth, what=path, detail="", problem=problem, verdict=Verdict.UNVERIFIABLE)
+        problem, verdict = None, Verdict.STALE
+        if actual.md5 != entry.md5:
+            problem = f"its md5 is {actual.md5}, dvc.lock says {entry.md5}: it changed since the table was made"
+        elif sha256 is not None and actual.sha256 != sha256:
+            problem, verdict = f"its sha256 is {actual.sha256}, {consumer} saw {sha256}", Verdict.BROKEN
+        detail = f"md5 {actual.md5[:12]}, read by {consumer}"
+        return Link(
+            depth=depth, what=path, detail=detail, problem=problem, verdict=verdict if problem else Verdict.HOLDS
+        )
 
     def _edge_problem(self, path: str, consumer: str) -> str | None:
         read = self._lock.dependency_of(consumer, path)
         if read is None:
             return f"dvc.lock does not say that {consumer} read it"
-        locked = _hashes(self._root / read.path, self._root / path)
-        if locked is None or locked[0] != read.md5:
+        locked = self._hashed(read.path)
+        if locked is None or locked.md5 != read.md5:
             return f"{consumer} read another {read.path} (dvc.lock says {read.md5})"
         return None
+
+
+def _contradictions(record: RunRecord, provenance: Provenance) -> Iterator[str]:
+    if provenance.seed is not None and record.seed is not None and provenance.seed != record.seed:
+        yield f"it says that its seed is {provenance.seed}, the run record {record.seed}"
+    model, recorded = provenance.device.cpu_model, record.machine.cpu_model
+    if model is not None and recorded is not None and model != recorded:
+        yield f"it says that it was made on {model}, the run record {recorded}"
+    uuids = {card.uuid for card in record.machine.gpus}
+    if provenance.device.uuid is not None and uuids and provenance.device.uuid not in uuids:
+        yield f"it says that it was made on GPU {provenance.device.uuid}, the run record {', '.join(sorted(uuids))}"
+    read = {file.path: file.sha256 for file in record.files_read()}
+    for source, sha256 in provenance.inputs.items():
+        if read.get(source) != sha256:
+            told = "dvc.yaml does not list" if source not in read else "the run record holds otherwise"
+            yield f"it says that it was made from {source}, which {told}"
+
+
+_CANNOT = "it cannot be derived again"
+_OF_ONE = ("label", "paths", "reference", "genotype", "genotype_spread", "oscillation")
+
+
+def _seen_before(link: Link, seen: set[tuple[str, str | None]]) -> bool:
+    key = (link.what, link.problem)
+    return key in seen or bool(seen.add(key))
+
+
+def _seeds(params: dict[str, object]) -> set[str]:
+    """Return the seeds that the table's parameters name, as folders."""
+    runs = [params.get("runs"), params.get("photo_runs")]
+    return {str(seed) for section in runs if isinstance(section, dict) for seed in section["seeds"]}
 
 
 _READERS: dict[str, Callable[[Path], Provenance]] = {
@@ -207,7 +337,6 @@ _READERS: dict[str, Callable[[Path], Provenance]] = {
 """File name -> how to read the provenance that such a file carries."""
 
 
-@cache
 def _provenance(path: Path) -> Provenance | None:
     """Return the provenance that a file carries; `None` for weights and data, whose own inputs are not walked."""
     if path.name in _READERS:
@@ -233,14 +362,6 @@ def _of_chosen(path: Path) -> Provenance | None:
         if search in f"/{source}" or (chosen.drawn is not None and source.endswith("profile.parquet"))
     }
     return provenance.model_copy(update={"inputs": inputs})
-
-
-@cache
-def _hashes(locked: Path, path: Path) -> tuple[str, str] | None:
-    """Return the MD5 of what dvc.lock names and the SHA-256 of the file; each is read once a process."""
-    if not path.is_file():
-        return None
-    return md5_as_locked(locked), sha256_of(path)
 
 
 def _printed_cells(table: Path) -> dict[tuple[str, str], str]:

@@ -2,7 +2,7 @@
 Run a pipeline stage and leave its run record behind, in this process.
 
 Run:    python -m dcnas_lineage.run retrain@unet_s-0 -- dcnas_retrain --model unet_s --seed 0 ...
-Takes:  dvc.yaml and params.yaml of the current folder, which say what the stage reads, takes and makes; the stage's command must be dvc.yaml's.
+Takes:  dvc.yaml and params.yaml of the current folder, which say what the stage reads, takes and makes; the command must be dvc.yaml's.
         The stage alone, without record, dvc.yaml and DVC: python -m dcnas_retrain --model unet_s --seed 0 ...
 Expect: what the stage makes, then data/runs/STAGE.json; the stage's exit code. Exit 3, and no outputs, where something that the stage read
         changed while it ran; exit 4 where an input is not what the record of its maker says

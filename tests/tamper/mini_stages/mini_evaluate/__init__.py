@@ -1,0 +1,1 @@
+"""Stands in for evaluate, in milliseconds: a made-up record and panel."""
