@@ -168,14 +168,13 @@ def audited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Project:
     """A whole project in its own folder, tabulated there without figures."""
-    from dcnas_lineage import audit, records
+    from dcnas_lineage import records
     from dcnas_tabulate import photo_job
 
     for name in ("draw_figure_4", "draw_figure_5", "draw_figure_6", "draw_figure_8", "write_photo_page"):
         monkeypatch.setattr(photo_job, name, lambda *_, **__: None)
     for cached in (records.read_record, records.read_search, records.read_genotype, records.read_training):
         cached.cache_clear()  # the paths below are relative, and the same in every project of this file
-    audit._provenance.cache_clear()
     monkeypatch.chdir(tmp_path)
     made = Project(new_photo_workshop(tmp_path), provenance, project / "data/reference/paper_tables.csv")
     made.make()

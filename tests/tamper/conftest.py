@@ -1,6 +1,5 @@
 """The project that is tampered with: run once a session by `dvc repro`; tests work on copies."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -18,13 +17,7 @@ from tamper_project import commit, new_project, run
 @pytest.fixture(scope="session")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project, run, pushed and committed; tests must leave it as it is."""
-    if os.environ.get("TAMPER_BASE") and Path(os.environ["TAMPER_BASE"]).is_dir():
-        return Path(os.environ["TAMPER_BASE"])
-    root = new_project(
-        Path(os.environ["TAMPER_BASE"])
-        if os.environ.get("TAMPER_BASE")
-        else tmp_path_factory.mktemp("tamper") / "project"
-    )
+    root = new_project(tmp_path_factory.mktemp("tamper") / "project")
     run(["dvc", "repro"], root)
     run(["dvc", "push", "--run-cache"], root)
     commit(root, "results")

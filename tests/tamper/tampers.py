@@ -36,7 +36,7 @@ from tamper_forging import (
 )
 from tamper_project import attempt, commit, new_project, run
 
-from dcnas_lineage.project_audit import Audited, audit_tables, known_tables
+from dcnas_lineage.project_audit import Audited, audit_tables, known_figures, known_tables
 from dcnas_lineage.verdict import Verdict, worst
 from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
 from dcnas_schema.records import RECORD as RECORD_SCHEMA
@@ -62,7 +62,7 @@ class Tamper:
 def audited(root: Path, *, remote: bool = False) -> list[Audited]:
     """Return every cell of every table with its verdict."""
     fetch = _fetch(root.parent / "remote") if remote else None
-    return list(audit_tables(root, known_tables(root), remote=fetch))
+    return list(audit_tables(root, known_tables(root), known_figures(root), remote=fetch))
 
 
 def outcome(cells: list[Audited]) -> tuple[Verdict, str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_harness.files import write_text
-from dcnas_lineage.project_audit import Audited, audit_tables, require_tables
+from dcnas_lineage.project_audit import Audited, audit_tables, known_figures, require_tables
 from dcnas_lineage.revision import checked_out, rerun_tables
 from dcnas_lineage.store import Fetch, cache_of
 from dcnas_lineage.verdict import Link, Verdict, worst
@@ -62,7 +62,8 @@ def audit(root: Path, question: Question) -> Answer:
             place = stack.enter_context(checked_out(root, question.revision, cache))
         tables = require_tables(place) if question.table is None else [_relative(question.table, root)]
         fetch = stack.enter_context(_Remote(root)).fetch if question.remote else None
-        cells = tuple(audit_tables(place, tables, cell=question.cell, remote=fetch, cache=cache))
+        figures = known_figures(place) if question.table is None else []
+        cells = tuple(audit_tables(place, tables, figures, cell=question.cell, remote=fetch, cache=cache))
         others = [*_documents(place)] if question.table is None else []
     if question.rerun:
         overlay = question.revision is None
@@ -88,7 +89,7 @@ def print_answer(answer: Answer, *, tree: bool) -> None:
 
 
 _WORDS = {
-    Verdict.HOLDS: "cells hold",
+    Verdict.HOLDS: "hold",
     Verdict.STALE: "are stale",
     Verdict.UNVERIFIABLE: "cannot be verified",
     Verdict.BROKEN: "are broken",

@@ -16,7 +16,7 @@ from dcnas_lineage.lock import Lock, LockedFile
 from dcnas_lineage.records import forget, read_genotype, read_record, read_search, read_training
 from dcnas_lineage.run_checks import RunChecks
 from dcnas_lineage.verdict import Link, Verdict
-from dcnas_schema.cells import LATENCIES, Cell, CellMap
+from dcnas_schema.cells import LATENCIES, Cell, CellMap, DrawnSeries, FigureMap
 from dcnas_schema.json_files import read_json_record
 from dcnas_schema.latency import ENTRIES, ProfileMetadata
 from dcnas_schema.parquet import read_parquet
@@ -43,6 +43,20 @@ def audit_cells(
     walk = _Walk(table, cell_map, root, runs)
     for cell in cells:
         yield cell, list(walk.cell(cell))
+
+
+def audit_series(
+    path: str, drawn: FigureMap, root: Path, runs: RunChecks | None = None
+) -> Iterator[tuple[DrawnSeries, list[Link]]]:
+    """
+    Walk from each series of a figure down to the data, as `audit_cells` does from cells.
+
+    Args:
+        path: Of the figure's map, from the project's folder.
+    """
+    walk = _Walk(Path(path), drawn, root, runs)
+    for series in drawn.series:
+        yield series, list(walk.series(path, drawn, series))
 
 
 def load_cell_map(table: Path, root: Path) -> CellMap:
@@ -89,12 +103,14 @@ def find_cells(cell_map: CellMap, name: str | None) -> list[Cell]:
 
 
 class _Walk:
-    def __init__(self, table: Path, cell_map: CellMap, root: Path, runs: RunChecks | None) -> None:
-        self._table, self._map, self._root, self._runs = table, cell_map, root, runs
+    def __init__(self, table: Path, cell_map: CellMap | FigureMap, root: Path, runs: RunChecks | None) -> None:
+        self._table, self._root, self._runs = table, root, runs
+        self._seen_by_table = cell_map.source_sha256
+        self._confidence = cell_map.confidence if isinstance(cell_map, CellMap) else 0.0
         self._lock = Lock(root) if runs is None else runs.graph.lock
         hasher = Hasher(root)
         self._hashed = hasher.path if runs is None else runs.hashed
-        made = self._lock.producer_of(f"{table}.md")
+        made = self._lock.producer_of(f"{table}.md" if isinstance(cell_map, CellMap) else table.as_posix())
         self._tabulated = "tabulate" if made is None else made.stage
         self._printed = _printed_cells(root / f"{table}.md")
         self._provenances: dict[str, Provenance | None] = {}
@@ -115,14 +131,30 @@ class _Walk:
         for suffix in (".md", ".cells.json"):
             links.append(self._made_file(1, f"{self._table}{suffix}", None))
         links += self._run(1, self._tabulated)
-        for source in cell.sources:
-            expected = self._map.source_sha256.get(source)
-            if cell.reducer == "reference":
-                links.append(self._given_file(1, source, self._tabulated, expected))
+        return _runs_once([*links, *self._sources(cell.sources)])
+
+    def _sources(self, sources: Iterable[str]) -> Iterator[Link]:
+        for source in sources:
+            expected = self._seen_by_table.get(source)
+            if (self._tabulated, source) in self._lock.dependencies and self._lock.producer_of(source) is None:
+                yield self._given_file(1, source, self._tabulated, expected)
             else:
-                links += self._artefact(1, source, self._tabulated, expected)
-        seen: set[tuple[str, str | None]] = set()
-        return [link for link in links if not (link.what.startswith("run ") and _seen_before(link, seen))]
+                yield from self._artefact(1, source, self._tabulated, expected)
+
+    def series(self, path: str, drawn: FigureMap, series: DrawnSeries) -> Iterator[Link]:
+        name = f"{path.removesuffix('.figure.json')}: {series.label!r}"
+        yield Link(depth=0, what=name, detail=f"drawn from {series.pointer}")
+        links = [self._drawing(PurePosixPath(path).with_name(file), sha256) for file, sha256 in drawn.files.items()]
+        links += [self._made_file(1, path, None), *self._run(1, self._tabulated), *self._sources(series.sources)]
+        yield from _runs_once(links)
+
+    def _drawing(self, path: PurePosixPath, sha256: str) -> Link:
+        hashed, problem, verdict = self._hashed(path.as_posix()), None, Verdict.HOLDS
+        if hashed is None:
+            problem, verdict = "the drawing is missing (dvc pull, or dvc repro)", Verdict.UNVERIFIABLE
+        elif hashed.sha256 != sha256:
+            problem, verdict = f"its sha256 is {hashed.sha256}, its map says {sha256}", Verdict.BROKEN
+        return Link(depth=1, what=path.as_posix(), detail="drawing", problem=problem, verdict=verdict)
 
     def _cell_problem(self, cell: Cell) -> str | None:
         printed = self._printed.get((cell.row, cell.column))
@@ -134,13 +166,13 @@ class _Walk:
         if cell.reducer in LATENCIES and (devices := self._devices(cell)) and len(devices) > 1:
             return f"its latencies are of several devices: {', '.join(sorted(devices))}"
         try:
-            derived = derive(cell, confidence=self._map.confidence, root=self._root).text
+            derived = derive(cell, confidence=self._confidence, root=self._root).text
         except (DcnasError, OSError, KeyError, ValueError) as error:
             return f"{_CANNOT}: {error}"
         if derived == cell.text:
             return None
         changed = any(
-            (hashed := self._hashed(source)) is None or hashed.sha256 != self._map.source_sha256.get(source)
+            (hashed := self._hashed(source)) is None or hashed.sha256 != self._seen_by_table.get(source)
             for source in cell.sources
         )
         return f"{_CANNOT}: a source changed" if changed else f"derived again from its sources it is {derived!r}"
@@ -313,6 +345,12 @@ def _contradictions(record: RunRecord, provenance: Provenance) -> Iterator[str]:
 
 _CANNOT = "it cannot be derived again"
 _OF_ONE = ("label", "paths", "reference", "genotype", "genotype_spread", "oscillation")
+
+
+def _runs_once(links: Iterable[Link]) -> list[Link]:
+    """Leave out what was said before of a run: many files may come from one."""
+    seen: set[tuple[str, str | None]] = set()
+    return [link for link in links if not (link.what.startswith("run ") and _seen_before(link, seen))]
 
 
 def _seen_before(link: Link, seen: set[tuple[str, str | None]]) -> bool:

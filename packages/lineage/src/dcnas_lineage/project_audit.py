@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcnas_harness.errors import BadInputError, DcnasError
-from dcnas_lineage.audit import audit_cells, find_cells, load_cell_map
+from dcnas_lineage.audit import audit_cells, audit_series, find_cells, load_cell_map
 from dcnas_lineage.gitstate import History
 from dcnas_lineage.graph import load_graph
 from dcnas_lineage.hashing import Hasher
 from dcnas_lineage.run_checks import RunChecks
 from dcnas_lineage.store import Fetch, Store, cache_of
 from dcnas_lineage.verdict import Link, Verdict, first_failing, worst
-from dcnas_schema.cells import Cell, CellMap
+from dcnas_schema.cells import Cell, CellMap, FigureMap
+from dcnas_schema.json_files import read_json_record
 
 _LOCK = "dvc.lock"
 
@@ -49,6 +50,7 @@ def known_tables(root: Path) -> list[Path]:
 def audit_tables(
     root: Path,
     tables: Iterable[Path],
+    figures: Iterable[str] = (),
     *,
     cell: str | None = None,
     remote: Fetch | None = None,
@@ -59,6 +61,8 @@ def audit_tables(
 
     Args:
         tables: Without suffix, from the project's folder.
+
+        figures: Their maps, from the project's folder.
 
         cell: "ROW,COLUMN" of the one cell; all without it.
 
@@ -84,6 +88,18 @@ def audit_tables(
         for table, cell_map, cells in wanted:
             for found, links in audit_cells(table, cells, cell_map, root, runs):
                 yield _audited(table, found, links)
+        for path in figures:
+            drawn = read_json_record(root / path, FigureMap)
+            for series, links in audit_series(path, drawn, root, runs):
+                subject = path.removesuffix(".figure.json")
+                yield Audited(
+                    subject=subject, row=series.label, column=series.pointer, text="drawn", links=tuple(links)
+                )
+
+
+def known_figures(root: Path) -> list[str]:
+    """Return the maps of the figures of results/, from the project's folder."""
+    return sorted(path.relative_to(root).as_posix() for path in (root / "results").glob("figures*/*.figure.json"))
 
 
 def _checks(root: Path, stack: ExitStack, remote: Fetch | None, cache: Path | None) -> RunChecks:

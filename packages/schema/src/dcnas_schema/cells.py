@@ -1,4 +1,4 @@
-"""The cell map that stands beside each printed table: where every cell comes from and by which rule."""
+"""The maps that stand beside printed tables and figures: where every cell and every drawn series comes from, and by which rule."""
 
 from typing import Literal
 
@@ -71,5 +71,27 @@ class CellMap(Record):
     table: str
     confidence: float
     cells: tuple[Cell, ...]
+    source_sha256: dict[str, str]
+    """Path -> SHA-256 of every source file, as read."""
+
+
+class DrawnSeries(Record):
+    """One line, set of points or column of pictures in a figure."""
+
+    label: str
+    pointer: str
+    """Columns of the sources, fields of their metadata, or of the paper's CSV that were drawn, with commas between."""
+    sources: tuple[str, ...]
+    """Paths of the files that it was drawn from."""
+
+
+class FigureMap(Record):
+    """What one figure shows; stands beside it as NAME.figure.json."""
+
+    version: Literal[1] = 1
+    figure: str
+    files: dict[str, str]
+    """File name -> SHA-256 of each form of the figure: light, dark, SVG, PNG."""
+    series: tuple[DrawnSeries, ...]
     source_sha256: dict[str, str]
     """Path -> SHA-256 of every source file, as read."""

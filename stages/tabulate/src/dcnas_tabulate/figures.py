@@ -18,6 +18,8 @@ from dcnas_tabulate.panel import caption, shown_panels
 
 _LINES = {"joint": "-", "denoiser": "--", "classifier": "-."}
 _CURVES = {"psnr_db": "PSNR (dB)", "ssim": "SSIM", "top1_pct": "Top-1 (%)"}
+SHOWN_QUANTITIES = tuple(_CURVES)
+"""Columns of a record that are drawn over the noise level."""
 _BOX = "#d55e00"
 
 

@@ -9,6 +9,7 @@ from dcnas_harness.console import progress
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import write_json, write_text
 from dcnas_schema.params import Params
+from dcnas_tabulate.figure_maps import map_digits
 from dcnas_tabulate.figures import curves, draw_curves, draw_panel
 from dcnas_tabulate.latency_figures import draw_latency
 from dcnas_tabulate.latency_page import LatencyResult, latency_csv, latency_markdown, latency_section
@@ -52,6 +53,7 @@ def tabulate(params: Params, records: Path, reference_file: Path, out: Path, pro
         draw_curves(runs, out / "figures", confidence=confidence)
         draw_panel(runs, out / "figures")
         latency = "" if shown is None else _write_latency(shown, out)
+        map_digits(runs, profile, out / "figures")
         report.update(2, "figures")
         write_page(params, runs, tables, out, latency=latency)
         report.update(3, f"{out / 'index.html'}")

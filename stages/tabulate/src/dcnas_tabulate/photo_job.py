@@ -8,6 +8,7 @@ from dcnas_harness.console import progress
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import write_json
 from dcnas_schema.cells import SPREADS
+from dcnas_tabulate.figure_maps import map_photos
 from dcnas_tabulate.latency_page import LatencyResult, noisy_banner
 from dcnas_tabulate.paper_rows import Book
 from dcnas_tabulate.photo_figures import draw_figure_5, draw_figure_6, write_photo_curves
@@ -77,6 +78,7 @@ def tabulate_photos(settings: PhotoTables, sources: PhotoSources, out: Path) -> 
         draw_figure_5(runs, book, figures, confidence=confidence)
         draw_figure_6(rows_of, figures, confidence=confidence, reference_file=sources.reference)
         draw_figure_8(shown, figures)
+        map_photos(runs, rows_of, compared, shown, sources.reference, figures)
         report.update(2, "figures")
         page = Report(
             settings=settings,
