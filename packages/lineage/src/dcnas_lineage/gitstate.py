@@ -11,29 +11,25 @@ _WRITTEN_BY_THE_RUN = ("dvc.lock",)
 _NOTHING = GitState(commit=None, tree=None, dirty=None, diff_sha256=None)
 
 
-class GitQuestion:
-    """Asks git what the code's state is, while other work goes on."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._heads = _started(root, "rev-parse", "HEAD", "HEAD^{tree}")
-        self._status = _started(root, "status", "--porcelain", "--untracked-files=no", "--no-renames", "-z")
-
-    def answer(self) -> GitState:
-        """Return commit, tree, changed files and the digest of the changes; all `None` outside a checkout."""
-        heads, status = _ended(self._heads), _ended(self._status)
-        if heads is None or status is None:
-            return _NOTHING
-        commit, tree = heads.decode().split()
-        dirty = sorted(entry[3:] for entry in status.decode(errors="surrogateescape").split("\0") if entry)
-        dirty = [path for path in dirty if path not in _WRITTEN_BY_THE_RUN]
-        diff = _ended(_started(self._root, "diff", "HEAD", "--binary", "--", *dirty)) if dirty else None
-        return GitState(
-            commit=commit,
-            tree=tree,
-            dirty=tuple(dirty),
-            diff_sha256=None if diff is None else hashlib.sha256(diff).hexdigest(),
-        )
+def git_state(root: Path) -> GitState:
+    """Return commit, tree, changed files and the digest of the changes; all `None` outside a checkout."""
+    asked = (
+        _started(root, "rev-parse", "HEAD", "HEAD^{tree}"),
+        _started(root, "status", "--porcelain", "--untracked-files=no", "--no-renames", "-z"),
+    )
+    heads, status = (_ended(process) for process in asked)
+    if heads is None or status is None:
+        return _NOTHING
+    commit, tree = heads.decode().split()
+    dirty = sorted(entry[3:] for entry in status.decode(errors="surrogateescape").split("\0") if entry)
+    dirty = [path for path in dirty if path not in _WRITTEN_BY_THE_RUN]
+    diff = _ended(_started(root, "diff", "HEAD", "--binary", "--", *dirty)) if dirty else None
+    return GitState(
+        commit=commit,
+        tree=tree,
+        dirty=tuple(dirty),
+        diff_sha256=None if diff is None else hashlib.sha256(diff).hexdigest(),
+    )
 
 
 class History:

@@ -95,7 +95,7 @@ class Pipeline:
         found = {}
         for stage in self.stages.values():
             makers = {maker for dep in stage.deps for maker in inside.get(dep, ())}
-            makers |= {maker for dep in stage.deps if (maker := self.maker_of(dep)) is not None}
+            makers |= {above for dep in stage.deps if (above := self.maker_of(dep)) is not None}
             found[stage.name] = tuple(sorted(makers - {stage.name}))
         return found
 

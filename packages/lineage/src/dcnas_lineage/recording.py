@@ -12,7 +12,7 @@ from typing import Any
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError, UnfitEnvironmentError
 from dcnas_harness.files import sha256_of
-from dcnas_lineage.gitstate import GitQuestion
+from dcnas_lineage.gitstate import git_state
 from dcnas_lineage.hashing import Hasher
 from dcnas_lineage.machine import read_environment, read_machine, read_state
 from dcnas_lineage.pipeline import PIPELINE, PipelineStage, load_pipeline
@@ -42,7 +42,6 @@ class Recording:
 
     def __init__(self, root: Path, name: str, argv: tuple[str, ...]) -> None:
         self._started, self._clock = _now(), time.monotonic()
-        git = GitQuestion(root)
         pipeline = load_pipeline(root, keep=True)
         self._root, self._argv, self._stage = root, argv, pipeline.stage(name)
         _require_command(self._stage, argv)
@@ -53,7 +52,7 @@ class Recording:
         self._hasher = Hasher(root)
         self._deps = tuple(self._hasher.required(dep, remedy=_AGAIN) for dep in self._stage.deps)
         self._upstream = tuple(_upstream_runs(root, pipeline.upstream(name), self._deps))
-        self._git, self._environment = git.answer(), read_environment(root)
+        self._git, self._environment = git_state(root), read_environment(root)
 
     def finish(self) -> RunRecord:
         """
