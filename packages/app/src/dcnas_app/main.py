@@ -24,6 +24,16 @@ app = typer.Typer(
 )
 flow_app = typer.Typer(help="The Prefect flows over the DVC graph.", no_args_is_help=True)
 app.add_typer(flow_app, name="flow")
+export_app = typer.Typer(
+    help="What is known of the runs, in the formats of others; all are refused where a file is not the one that its run made.",
+    no_args_is_help=True,
+)
+app.add_typer(export_app, name="export")
+Out = Annotated[Path, typer.Option("--out", dir_okay=False, help="The file to write.")]
+Sign = Annotated[
+    Path | None,
+    typer.Option("--sign", metavar="KEY", help="Key of ssh (ssh-keygen -Y sign); the signature goes to FILE.sig."),
+]
 
 
 def project_root() -> Path:
@@ -174,6 +184,49 @@ def flow_serve() -> None:
     from dcnas_flows.deployments import serve
 
     serve(project_root())
+
+
+@export_app.command("rocrate")
+def export_rocrate(
+    out: Out,
+    sign: Sign = None,
+    with_data: Annotated[
+        bool, typer.Option("--with-data", help="Put in scenes, weights and logs too, not only their hashes.")
+    ] = False,
+) -> None:
+    """Workflow Run RO-Crate (Provenance Run Crate profile): one zip with results and records that opens as a page."""
+    from dcnas_app.exporting import export
+
+    export(project_root(), "rocrate", out, key=sign, with_data=with_data)
+
+
+@export_app.command("intoto")
+def export_intoto(out: Out, sign: Sign = None) -> None:
+    """In-toto statement with SLSA provenance: the SHA-256 of every result, what it was made of, and by which runs."""
+    from dcnas_app.exporting import export
+
+    export(project_root(), "intoto", out, key=sign, with_data=False)
+
+
+@export_app.command("prov")
+def export_prov(out: Out, sign: Sign = None) -> None:
+    """PROV-JSON: files, runs, accounts and what ties them together."""
+    from dcnas_app.exporting import export
+
+    export(project_root(), "prov", out, key=sign, with_data=False)
+
+
+@export_app.command("verify")
+def export_verify(
+    file: Annotated[Path, typer.Argument(help="An in-toto statement; its signature lies in FILE.sig.")],
+    allowed_signers: Annotated[
+        Path, typer.Option("--allowed-signers", metavar="F", help="Who may sign: a list as in ssh-keygen(1).")
+    ],
+) -> None:
+    """Verify the signature of an in-toto statement and hash every result that it names again (exit 4 where one does not hold)."""
+    from dcnas_app.exporting import verify_export
+
+    verify_export(project_root(), file, allowed_signers)
 
 
 def _write_identity(root: Path) -> Path | None:

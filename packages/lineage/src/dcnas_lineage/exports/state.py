@@ -1,0 +1,235 @@
+"""The state of a project that is exported: the records of its live runs, the results, and what the project says of itself."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from dcnas_harness.errors import BadInputError, CorruptArtefactError
+from dcnas_harness.files import md5_of, sha256_of
+from dcnas_lineage.lock import Lock
+from dcnas_schema.json_files import read_json_record
+from dcnas_schema.params import read_yaml
+from dcnas_schema.run_record import HashedFile, HashedPath, RunRecord, record_path
+
+RESULTS = "results/"
+"""Where the tables, figures and pages lie that a reader gets."""
+WORKFLOW, PARAMETERS, LOCK, REQUIREMENTS = "dvc.yaml", "params.yaml", "dvc.lock", "requirements.lock"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class About:
+    """What CITATION.cff says of the project."""
+
+    title: str
+    version: str
+    licence: str
+    """SPDX identifier."""
+    authors: tuple[str, ...]
+    address: str | None
+    """Where the code is published; `None` where CITATION.cff names no `repository-code`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One entry of dvc.yaml's `stages`, with all items of its matrix."""
+
+    name: str
+    description: str
+    tool: str
+    """The module that its command runs: `dcnas_retrain`."""
+    runs: tuple[RunRecord, ...]
+    position: int | None
+    """Above those of all steps that it reads from; `None` where steps read from each other in a circle."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectState:
+    """What is exported."""
+
+    root: Path
+    about: About
+    preset: str
+    steps: tuple[Step, ...]
+    runs: tuple[RunRecord, ...]
+    """Of all live pipeline stages, a run behind those that it read from."""
+
+    @cached_property
+    def made(self) -> dict[str, HashedFile]:
+        """Path -> file, of all that a run made."""
+        return {file.path: file for run in self.runs for file in run.files_made()}
+
+    @cached_property
+    def makers(self) -> dict[str, str]:
+        """Path -> pipeline stage, of all that a run made."""
+        return {file.path: run.stage for run in self.runs for file in run.files_made()}
+
+    @cached_property
+    def results(self) -> tuple[HashedFile, ...]:
+        """The tables, figures and pages, by path."""
+        return tuple(file for path, file in sorted(self.made.items()) if path.startswith(RESULTS))
+
+    @cached_property
+    def given(self) -> tuple[HashedPath, ...]:
+        """What runs read and no run made: source files and folders of code, by path; a path read in two versions stands there twice."""
+        found = {
+            (dep.path, dep.sha256): dep
+            for run in self.runs
+            for dep in run.deps
+            if not any(file.path in self.made for file in dep.files)
+        }
+        return tuple(dep for _, dep in sorted(found.items()))
+
+    @cached_property
+    def params(self) -> dict[str, Any]:
+        """Dotted key of params.yaml -> value, of all keys that a run read."""
+        return dict(sorted((key, value) for run in self.runs for key, value in run.params.items()))
+
+    @cached_property
+    def commits(self) -> tuple[str, ...]:
+        """The commits whose code ran, sorted."""
+        return tuple(sorted({run.git.commit for run in self.runs if run.git.commit is not None}))
+
+    @property
+    def started(self) -> datetime:
+        """When the first run started, UTC."""
+        return min(utc(run.started) for run in self.runs)
+
+    @property
+    def ended(self) -> datetime:
+        """When the last run ended, UTC."""
+        return max(utc(run.ended) for run in self.runs)
+
+    def record_sha256(self, run: RunRecord) -> str:
+        """Return the SHA-256 of the file of a run's record."""
+        return sha256_of(self.root / record_path(run.stage))
+
+
+def load_state(root: Path) -> ProjectState:
+    """
+    Return the state of the project in `root`, by the records of its live runs.
+
+    Raises:
+        BadInputError: The pipeline has not run to its end: dvc.lock or the record of a stage is missing.
+
+        CorruptArtefactError: A record is damaged, or is of another run than dvc.lock.
+    """
+    lock, pipeline = Lock(root), read_yaml(root / WORKFLOW)["stages"]
+    names = sorted({file.stage for file in lock.outputs.values()})
+    missing = [name for name in names if not (root / record_path(name)).is_file()]
+    unrun = sorted(set(pipeline) - {step_name(name) for name in names})
+    if missing or unrun or not names:
+        raise BadInputError(
+            f"There is no record of a run of {', '.join((missing + unrun)[:5]) or 'any pipeline stage'}"
+            f"{f' and {len(missing + unrun) - 5} more' if len(missing + unrun) > 5 else ''}.",
+            remedy="run: make repro (or dvc pull), then export again",
+        )
+    runs = _in_order([_read_run(root, name, lock) for name in names])
+    return ProjectState(
+        root=root,
+        about=_about(root),
+        preset=str(read_yaml(root / PARAMETERS).get("preset", "unnamed")),
+        steps=_steps(runs, pipeline),
+        runs=runs,
+    )
+
+
+def step_name(stage: str) -> str:
+    """Return the entry of dvc.yaml's `stages` that a stage belongs to: `retrain` for `retrain@unet_s-0`."""
+    return stage.partition("@")[0]
+
+
+def utc(time: str) -> datetime:
+    """Return a record's time in UTC, to the second."""
+    return datetime.fromisoformat(time).astimezone(UTC).replace(microsecond=0)
+
+
+def _read_run(root: Path, name: str, lock: Lock) -> RunRecord:
+    path = root / record_path(name)
+    run = read_json_record(path, RunRecord)
+    own = lock.outputs.get(record_path(name))
+    if run.stage != name or (own is not None and own.md5 != md5_of(path)):
+        raise CorruptArtefactError(
+            f"{path} is not the record that dvc.lock names for {name}.",
+            where=f"it is of {run.stage}, md5 {md5_of(path)}",
+            remedy=f"run: dvc checkout --force {record_path(name)}",
+        )
+    for out in run.outs:
+        locked = lock.outputs.get(out.path)
+        if locked is None or locked.stage != name or locked.md5 != out.md5:
+            raise CorruptArtefactError(
+                f"{path} is of another run than dvc.lock: {out.path} has md5 {out.md5} there.",
+                where=f"dvc.lock: {'nothing' if locked is None else locked.md5}",
+                remedy="run: dvc checkout --force, or make repro",
+            )
+    return run
+
+
+def _in_order(runs: list[RunRecord]) -> tuple[RunRecord, ...]:
+    """Return runs behind those that they read from; runs of one depth by name."""
+    upstream = {run.stage: [above.stage for above in run.upstream] for run in runs}
+    depths: dict[str, int] = {}
+    try:
+        for name in TopologicalSorter(upstream).static_order():
+            depths[name] = 1 + max((depths[above] for above in upstream.get(name, ())), default=0)
+    except CycleError as error:
+        raise CorruptArtefactError(
+            f"The records say that runs read from each other in a circle: {' <- '.join(error.args[1])}.",
+            remedy="run: make repro",
+        ) from error
+    return tuple(sorted(runs, key=lambda run: (depths[run.stage], run.stage)))
+
+
+def _steps(runs: tuple[RunRecord, ...], pipeline: dict[str, Any]) -> tuple[Step, ...]:
+    grouped: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        grouped.setdefault(step_name(run.stage), []).append(run)
+    above = {
+        name: sorted({step_name(up.stage) for run in group for up in run.upstream} - {name})
+        for name, group in grouped.items()
+    }
+    positions: dict[str, int] = {}
+    with suppress(CycleError):  # items of two steps may feed each other; the position is optional
+        positions = {name: place for place, name in enumerate(TopologicalSorter(above).static_order(), start=1)}
+    steps = [
+        Step(
+            name=name,
+            description=str(pipeline[name].get("desc", "")),
+            tool=_tool(group[0]),
+            runs=tuple(group),
+            position=positions.get(name),
+        )
+        for name, group in grouped.items()
+    ]
+    return tuple(sorted(steps, key=lambda step: (step.position or 0, step.name)))
+
+
+def _tool(run: RunRecord) -> str:
+    return next((word for word in run.argv if word.startswith("dcnas_")), run.argv[0] if run.argv else run.stage)
+
+
+def _about(root: Path) -> About:
+    path = root / "CITATION.cff"
+    cited: dict[str, Any] = read_yaml(path) if path.is_file() else {}
+    return About(
+        title=str(cited.get("title", root.name)),
+        version=str(cited.get("version", "0")),
+        licence=str(cited.get("license", "NOASSERTION")),
+        authors=tuple(_name(author) for author in cited.get("authors", ())) or ("unknown",),
+        address=cited.get("repository-code"),
+    )
+
+
+def _name(author: dict[str, str]) -> str:
+    return author.get("name") or " ".join(filter(None, (author.get("given-names"), author.get("family-names"))))
+
+
+def upstream_first(state: ProjectState) -> Iterator[tuple[Step, RunRecord]]:
+    """Yield every run with its step, a run behind those that it read from."""
+    steps = {step.name: step for step in state.steps}
+    for run in state.runs:
+        yield steps[step_name(run.stage)], run
