@@ -26,7 +26,7 @@ from dcnas_lineage.exports.entities import (
 from dcnas_lineage.exports.state import REQUIREMENTS, WORKFLOW, ProjectState, Step, upstream_first, utc
 from dcnas_schema.run_record import HashedFile, HashedPath, RunRecord, record_path
 
-METADATA, PREVIEW = "ro-crate-metadata.json", "ro-crate-preview.html"
+METADATA, PREVIEW, README = "ro-crate-metadata.json", "ro-crate-preview.html", "README.md"
 _RUN_TERMS = "https://w3id.org/ro/terms/workflow-run#"
 CONTEXT: list[Any] = [
     "https://w3id.org/ro/crate/1.1/context",
@@ -83,6 +83,8 @@ class _Builder:
         parts = [self._file(file) for _, file in sorted(self._included.items())]
         for run in state.runs:
             self._graph[relative(record_path(run.stage))]["about"] = {"@id": _run_id(run)}
+        if README in self._graph:
+            self._graph[README]["about"] = {"@id": "./"}
         add(
             METADATA,
             "CreativeWork",

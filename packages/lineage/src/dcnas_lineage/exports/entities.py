@@ -30,7 +30,7 @@ class Graph:
     def __init__(self) -> None:
         self._entities: dict[str, dict[str, Any]] = {}
 
-    def add(self, identifier: str, kind: str | list[str], **properties: Any) -> Reference:
+    def add(self, identifier: str, kind: str | list[str], /, **properties: Any) -> Reference:
         """Add an entity, properties that are `None` or empty left out, and return the reference to it."""
         if identifier not in self._entities:
             kept = {key: value for key, value in properties.items() if value not in (None, "", [], {})}

@@ -9,12 +9,15 @@ from typing import Any
 
 from dcnas_lineage.exports.crate import METADATA, PROFILES, device_of
 from dcnas_lineage.exports.entities import relative
+from dcnas_lineage.exports.markdown import rendered
 from dcnas_lineage.exports.preview_style import STYLE
 from dcnas_lineage.exports.state import RESULTS, WORKFLOW, ProjectState, Step, step_name, utc
 from dcnas_schema.run_record import HashedFile, HashedPath, RunRecord, record_path
 
 _SECTIONS = ("tables", "figures", "steps", "runs", "parameters", "files")
 _IMAGES = (".svg", ".png")
+_FORM = re.compile(r"(_light|_dark)?\.\w+$")
+"""What tells the forms of one figure from each other."""
 _PREFIXES = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -72,49 +75,38 @@ def _head(state: ProjectState, included: Mapping[str, HashedFile]) -> str:
 
 def _tables(state: ProjectState) -> str:
     texts = [file for file in state.results if file.path.endswith(".md")]
-    return "".join(_table(state, file) for file in texts)
+    numbered_first = sorted(texts, key=lambda file: (not PurePosixPath(file.path).name.startswith("table"), file.path))
+    return "".join(_table(state, file) for file in numbered_first)
 
 
 def _table(state: ProjectState, file: HashedFile) -> str:
-    """Return a table of results, from its Markdown, with its notes folded and links to its other forms."""
-    lines = (state.root / file.path).read_text(encoding="utf-8").splitlines()
-    title = next((line.lstrip("# ") for line in lines if line.startswith("#")), file.path)
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("|")]
-    notes = [line for line in lines if line and not line.startswith(("#", "|"))]
+    """Return a file of tables with links to its other forms."""
     stem = file.path.removesuffix(".md")
     forms = [other.path for other in state.results if other.path.startswith(f"{stem}.")]
     links = " · ".join(_link(path, path.removeprefix(f"{stem}.")) for path in forms)
-    head = "".join(f"<th>{_cell(cell)}</th>" for cell in rows[0]) if rows else ""
-    body = "".join(f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in rows[2:])
-    table = f'<div class="scroll"><table class="results"><tr>{head}</tr>{body}</table></div>' if rows else ""
-    folded = "".join(f"<p>{_cell(note)}</p>" for note in notes)
-    notes_html = (
-        f'<details class="plain"><summary class="note">Notes</summary><div class="note">{folded}</div></details>'
-        if notes
-        else ""
-    )
-    return f'<h3>{_text(title)}</h3><p class="note">{links}</p>{table}{notes_html}\n'
+    title, content = rendered((state.root / file.path).read_text(encoding="utf-8"))
+    return f'<h3>{_text(title or file.path)}</h3><p class="note">{links}</p>{content}\n'
 
 
 def _figures(state: ProjectState) -> str:
-    """Return all images of the results; of a pair NAME_light, NAME_dark the one that fits the reader's scheme."""
-    paths = [file.path for file in state.results if file.path.endswith(_IMAGES)]
-    figures = []
-    for path in paths:
-        dark = re.sub(r"_light(\.\w+)$", r"_dark\1", path)
-        if dark == path and re.sub(r"_dark(\.\w+)$", r"_light\1", path) in paths and "_dark." in path:
-            continue
-        source = (
-            f'<source srcset="{relative(dark)}" media="(prefers-color-scheme: dark)">'
-            if dark != path and dark in paths
-            else ""
-        )
-        name = re.sub(r"_(light|dark)$", "", PurePosixPath(path).stem).replace("_", " ")
-        image = f'<picture>{source}<img src="{relative(path)}" alt="{_text(name)}" loading="lazy"></picture>'
-        figures.append(
-            f'<figure><a href="{relative(path)}">{image}</a><figcaption>{_text(name)}: {_link(path)}</figcaption></figure>'
-        )
-    return f'<div class="figures">{"".join(figures)}</div>' if figures else ""
+    """Return the images of the results: one of its forms of each, in the reader's colours where there are two, with links to all forms."""
+    forms: dict[str, list[str]] = {}
+    for file in state.results:
+        if file.path.endswith(_IMAGES):
+            forms.setdefault(_FORM.sub("", file.path), []).append(file.path)
+    figures = "".join(_figure(stem, paths) for stem, paths in forms.items())
+    return f'<div class="figures">{figures}</div>' if figures else ""
+
+
+def _figure(stem: str, paths: list[str]) -> str:
+    drawn = [path for path in paths if path.endswith(".svg")] or paths
+    dark = next((path for path in drawn if "_dark." in path), None)
+    shown = next((path for path in drawn if "_dark." not in path), drawn[0])
+    source = f'<source srcset="{relative(dark)}" media="(prefers-color-scheme: dark)">' if dark else ""
+    name = PurePosixPath(stem).name.replace("_", " ")
+    image = f'<picture>{source}<img src="{relative(shown)}" alt="{_text(name)}" loading="lazy"></picture>'
+    links = " · ".join(_link(path, path.removeprefix(stem).lstrip("_.").replace("_", ".")) for path in paths)
+    return f'<figure><a href="{relative(shown)}">{image}</a><figcaption>{_text(name)}: {links}</figcaption></figure>'
 
 
 def _steps(state: ProjectState) -> str:
@@ -153,8 +145,8 @@ def _run(state: ProjectState, run: RunRecord, included: Mapping[str, HashedFile]
     read = "".join(_read_row(state, dep, included) for dep in run.deps)
     made = "".join(_file_row(file, included) for file in run.files_made())
     return (
-        f'<details id="run-{_text(run.stage)}"><summary>{_text(run.stage)}<span class="note">{run.seconds:.1f} s · '
-        f"{utc(run.ended):%Y-%m-%d %H:%M} UTC</span></summary><div>{_pairs(pairs)}"
+        f'<details><summary>{_text(run.stage)}<span class="note">{run.seconds:.1f} s · '
+        f"{utc(run.ended):%Y-%m-%d %H:%M} UTC</span></summary><div id="run-{_text(run.stage)}">{_pairs(pairs)}"
         f'<h3>Read</h3><table class="files">{read}</table><h3>Made</h3><table class="files">{made}</table></div></details>\n'
     )
 
@@ -211,11 +203,6 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
 
 def _link(path: str, text: str | None = None) -> str:
     return f'<a href="{relative(path)}">{_text(text or path.removeprefix(RESULTS))}</a>'
-
-
-def _cell(markdown: str) -> str:
-    """Return a line of Markdown as the tables use it: bold and nothing else."""
-    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", _text(markdown))
 
 
 def _text(text: str) -> str:

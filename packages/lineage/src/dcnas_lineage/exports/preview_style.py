@@ -8,12 +8,14 @@ STYLE = """
 * { box-sizing: border-box; }
 html { scroll-padding-top: 3.2rem; }
 body { background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-body { margin: 0 auto; max-width: 80rem; padding: 2rem 1.5rem; }
+body { margin: 0 auto; max-width: 92rem; padding: 2rem 1.5rem; }
 a { color: var(--accent); text-decoration: none; }
 a:hover { text-decoration: underline; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .4rem; }
 h2 { border-bottom: 1px solid var(--faint); font-size: 1.2rem; margin: 2.6rem 0 .8rem; padding-bottom: .3rem; }
 h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
+h4 { font-size: .92rem; margin: 1.2rem 0 .3rem; }
+ul { margin: .3rem 0; padding-left: 1.2rem; }
 p { margin: .4rem 0; max-width: 60rem; }
 nav { background: var(--paper); border-bottom: 1px solid var(--faint); display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; }
 nav { margin: 1rem 0; padding: .6rem 0; position: sticky; top: 0; z-index: 1; }
@@ -24,14 +26,12 @@ code, .hash { font: .84em/1.45 ui-monospace, monospace; }
 .hash { color: var(--grey); overflow-wrap: anywhere; }
 .note { color: var(--grey); font-size: .88rem; }
 .warn { border-left: 4px solid #d55e00; padding: .3rem .8rem; }
-.scroll { overflow-x: auto; }
+.scroll { margin: .4rem 0 .8rem; overflow-x: auto; }
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--faint); padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; }
 th { color: var(--grey); font-weight: 600; white-space: nowrap; }
 td.number, th.number { text-align: right; white-space: nowrap; }
 table.results td, table.results th { padding: .3rem .6rem; white-space: nowrap; }
-table.results td:not(:first-child), table.results th:not(:first-child) { text-align: right; }
-table.results td:last-child, table.results th:last-child { text-align: left; }
 table.results th { background: var(--soft); color: var(--ink); }
 table.files { width: 100%; }
 table.files td:first-child { overflow-wrap: anywhere; }

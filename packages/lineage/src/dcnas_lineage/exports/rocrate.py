@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import atomic_write, md5_of, sha256_of
-from dcnas_lineage.exports.crate import METADATA, PREVIEW, crate_metadata
+from dcnas_lineage.exports.crate import METADATA, PREVIEW, README, crate_metadata
 from dcnas_lineage.exports.preview import preview_page
 from dcnas_lineage.exports.state import LOCK, PARAMETERS, REQUIREMENTS, WORKFLOW, ProjectState
 from dcnas_schema.cells import CellMap
@@ -15,7 +15,7 @@ from dcnas_schema.json_files import read_json_record
 from dcnas_schema.run_record import HashedFile, record_path
 
 _ALWAYS = (WORKFLOW, PARAMETERS, LOCK)
-_WHERE_PRESENT = (REQUIREMENTS, "CITATION.cff", "LICENSE")
+_WHERE_PRESENT = (REQUIREMENTS, README, "CITATION.cff", "LICENSE")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip can hold; of every member, so that the bytes tell nothing of the moment."""
 _CHUNK = 1 << 20
