@@ -146,7 +146,7 @@ def _run(state: ProjectState, run: RunRecord, included: Mapping[str, HashedFile]
     made = "".join(_file_row(file, included) for file in run.files_made())
     return (
         f'<details><summary>{_text(run.stage)}<span class="note">{run.seconds:.1f} s · '
-        f"{utc(run.ended):%Y-%m-%d %H:%M} UTC</span></summary><div id="run-{_text(run.stage)}">{_pairs(pairs)}"
+        f'{utc(run.ended):%Y-%m-%d %H:%M} UTC</span></summary><div id="run-{_text(run.stage)}">{_pairs(pairs)}'
         f'<h3>Read</h3><table class="files">{read}</table><h3>Made</h3><table class="files">{made}</table></div></details>\n'
     )
 

@@ -1,6 +1,6 @@
 """The state of a project that is exported: the records of its live runs, the results, and what the project says of itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,8 +11,7 @@ from typing import Any
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_harness.files import md5_of, sha256_of
-from dcnas_lineage.lock import Lock
-from dcnas_schema.json_files import read_json_record
+from dcnas_lineage.graph import LiveStage, load_graph
 from dcnas_schema.params import read_yaml
 from dcnas_schema.run_record import HashedFile, HashedPath, RunRecord, record_path
 
@@ -114,26 +113,24 @@ def load_state(root: Path) -> ProjectState:
     Return the state of the project in `root`, by the records of its live runs.
 
     Raises:
-        BadInputError: The pipeline has not run to its end: dvc.lock or the record of a stage is missing.
+        BadInputError: The pipeline has not run to its end at these parameters: the record of a stage is missing, or of another command.
 
-        CorruptArtefactError: A record is damaged, or is of another run than dvc.lock.
+        CorruptArtefactError: A record is damaged, or contradicts dvc.lock or another record.
     """
-    lock, pipeline = Lock(root), read_yaml(root / WORKFLOW)["stages"]
-    names = sorted({file.stage for file in lock.outputs.values()})
-    missing = [name for name in names if not (root / record_path(name)).is_file()]
-    unrun = sorted(set(pipeline) - {step_name(name) for name in names})
-    if missing or unrun or not names:
+    graph = load_graph(root)
+    missing = [live.name for live in graph.stages.values() if live.problem is None and live.record is None]
+    if missing or not graph.stages:
         raise BadInputError(
-            f"There is no record of a run of {', '.join((missing + unrun)[:5]) or 'any pipeline stage'}"
-            f"{f' and {len(missing + unrun) - 5} more' if len(missing + unrun) > 5 else ''}.",
+            f"There is no record of a run of {_listed(missing) or 'any pipeline stage'}.",
             remedy="run: make repro (or dvc pull), then export again",
         )
-    runs = _in_order([_read_run(root, name, lock) for name in names])
+    runs = _in_order([_checked(live, root) for live in graph.stages.values()])
+    _require_whole_chain(runs)
     return ProjectState(
         root=root,
         about=_about(root),
         preset=str(read_yaml(root / PARAMETERS).get("preset", "unnamed")),
-        steps=_steps(runs, pipeline),
+        steps=_steps(runs, {live.stage.group: live.stage.desc for live in graph.stages.values()}),
         runs=runs,
     )
 
@@ -148,25 +145,47 @@ def utc(time: str) -> datetime:
     return datetime.fromisoformat(time).astimezone(UTC).replace(microsecond=0)
 
 
-def _read_run(root: Path, name: str, lock: Lock) -> RunRecord:
-    path = root / record_path(name)
-    run = read_json_record(path, RunRecord)
-    own = lock.outputs.get(record_path(name))
-    if run.stage != name or (own is not None and own.md5 != md5_of(path)):
+def _checked(live: LiveStage, root: Path) -> RunRecord:
+    """Return a stage's record, if it is of the run that dvc.lock holds and dvc.yaml asks for."""
+    name, path, run = live.name, record_path(live.name), live.record
+    if run is None:
+        raise CorruptArtefactError(str(live.problem), remedy=f"run: dvc checkout --force {path}")
+    locked = {} if live.locked is None else live.locked.outs
+    made = {out.path: out.md5 for out in run.outs} | {path: md5_of(root / path)}
+    wrong = sorted(out for out in {*made, *locked} if made.get(out) != locked.get(out))
+    if run.stage != name or wrong:
         raise CorruptArtefactError(
-            f"{path} is not the record that dvc.lock names for {name}.",
-            where=f"it is of {run.stage}, md5 {md5_of(path)}",
-            remedy=f"run: dvc checkout --force {record_path(name)}",
+            f"{path} is not the record of the run of {name} that dvc.lock holds: they differ in {_listed(wrong) or run.stage}.",
+            where=root / path,
+            remedy="run: dvc checkout --force (or make repro)",
         )
-    for out in run.outs:
-        locked = lock.outputs.get(out.path)
-        if locked is None or locked.stage != name or locked.md5 != out.md5:
-            raise CorruptArtefactError(
-                f"{path} is of another run than dvc.lock: {out.path} has md5 {out.md5} there.",
-                where=f"dvc.lock: {'nothing' if locked is None else locked.md5}",
-                remedy="run: dvc checkout --force, or make repro",
-            )
+    changed = sorted(
+        key for key in {*run.params, *live.stage.params} if run.params.get(key) != live.stage.params.get(key)
+    )
+    if run.command != live.stage.command or changed:
+        raise BadInputError(
+            f"{name} ran with another {'params.yaml: ' + _listed(changed) if changed else 'command'} than it has now.",
+            remedy="run: make repro, then export again",
+        )
     return run
+
+
+def _require_whole_chain(runs: Iterable[RunRecord]) -> None:
+    """Refuse runs of which one read another file than the one that its maker says it made."""
+    made = {file.path: (file.sha256, run.stage) for run in runs for file in run.files_made()}
+    for run in runs:
+        for file in run.files_read():
+            sha256, maker = made.get(file.path, (file.sha256, ""))
+            if file.sha256 != sha256:
+                raise CorruptArtefactError(
+                    f"{run.stage} read another {file.path} than {maker} made.",
+                    where=f"sha256 {file.sha256}, made was {sha256}",
+                    remedy="run: make repro",
+                )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _in_order(runs: list[RunRecord]) -> tuple[RunRecord, ...]:
@@ -184,7 +203,7 @@ def _in_order(runs: list[RunRecord]) -> tuple[RunRecord, ...]:
     return tuple(sorted(runs, key=lambda run: (depths[run.stage], run.stage)))
 
 
-def _steps(runs: tuple[RunRecord, ...], pipeline: dict[str, Any]) -> tuple[Step, ...]:
+def _steps(runs: tuple[RunRecord, ...], descriptions: dict[str, str]) -> tuple[Step, ...]:
     grouped: dict[str, list[RunRecord]] = {}
     for run in runs:
         grouped.setdefault(step_name(run.stage), []).append(run)
@@ -198,18 +217,14 @@ def _steps(runs: tuple[RunRecord, ...], pipeline: dict[str, Any]) -> tuple[Step,
     steps = [
         Step(
             name=name,
-            description=str(pipeline[name].get("desc", "")),
-            tool=_tool(group[0]),
+            description=descriptions[name],
+            tool=group[0].argv[0],
             runs=tuple(group),
             position=positions.get(name),
         )
         for name, group in grouped.items()
     ]
     return tuple(sorted(steps, key=lambda step: (step.position or 0, step.name)))
-
-
-def _tool(run: RunRecord) -> str:
-    return next((word for word in run.argv if word.startswith("dcnas_")), run.argv[0] if run.argv else run.stage)
 
 
 def _about(root: Path) -> About:
