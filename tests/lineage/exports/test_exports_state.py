@@ -65,5 +65,7 @@ def test_records_that_contradict_each_other_are_refused(
     forged = made.model_copy(update={"files": (made.files[0].model_copy(update={"sha256": "0" * 64}),)})
     runs[1] = runs[1].model_copy(update={"outs": (forged,)})
     relock(project, runs)
-    with pytest.raises(CorruptArtefactError, match="tabulate read another data/train/a/weights.bin than train@a made"):
+    with pytest.raises(
+        CorruptArtefactError, match=r"tabulate read another data/train/a/weights\.bin than train@a made"
+    ):
         load_state(project)

@@ -6,6 +6,7 @@ Source: https://www.w3.org/submissions/prov-json/.
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from dcnas_harness.files import sha256_of, write_json
 from dcnas_lineage.exports.crate import ENGINE, device_of
@@ -74,7 +75,9 @@ def _add_run(document: _Document, state: ProjectState, run: RunRecord, plan: str
         document.relate("wasInformedBy", informed=activity, informant=f"run:{above.run_id}")
     who = f"{run.machine.user}@{run.machine.host}"
     person = document.add(
-        "agent", f"agent:{who}", {"prov:type": _qualified("prov:Person"), "prov:label": run.machine.user}
+        "agent",
+        f"agent:{quote(who, safe='@')}",
+        {"prov:type": _qualified("prov:Person"), "prov:label": run.machine.user},
     )
     document.relate("wasAssociatedWith", activity=activity, agent=engine, plan=plan)
     document.relate("actedOnBehalfOf", delegate=engine, responsible=person, activity=activity)
@@ -103,13 +106,18 @@ def _read(document: _Document, state: ProjectState, dep: HashedPath) -> list[str
             "prov:label": f"{dep.path}/",
             "dcnas:sha256": dep.sha256,
         }
-        return [document.add("entity", f"file:{dep.path}@{dep.sha256[:16]}", attributes)]
+        return [document.add("entity", _name(dep.path, dep.sha256), attributes)]
     return [_file(document, file) for file in dep.files]
 
 
 def _file(document: _Document, file: HashedFile) -> str:
     attributes = {"prov:label": file.path, "dcnas:sha256": file.sha256, "dcnas:size": file.size}
-    return document.add("entity", f"file:{file.path}@{file.sha256[:16]}", attributes)
+    return document.add("entity", _name(file.path, file.sha256), attributes)
+
+
+def _name(path: str, sha256: str) -> str:
+    """Return an entity's name: percent-encoded, because PROV-N has no blanks or brackets in names."""
+    return f"file:{quote(path, safe='/')}@{sha256[:16]}"
 
 
 def _qualified(name: str) -> dict[str, str]:
