@@ -64,7 +64,7 @@ def ran_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "dvc.yaml": PIPELINE,
         "params.yaml": PARAMETERS,
         "CITATION.cff": CITATION,
-        "requirements.lock": "numpy==2.3.1\n",
+        "requirements.lock": "dvc==3.67.1 \\\n  --hash=sha256:00\nnumpy==2.3.1\n",
     }
     texts |= {
         "code/src/one.py": "1\n",

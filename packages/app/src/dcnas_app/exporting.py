@@ -1,13 +1,14 @@
 """The exports as commands: written, signed and verified."""
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from dcnas_lineage.exports.intoto import check_subjects, write_intoto
 from dcnas_lineage.exports.prov import write_prov
-from dcnas_lineage.exports.rocrate import write_rocrate
-from dcnas_lineage.exports.signing import NAMESPACE, sign, verify
+from dcnas_lineage.exports.rocrate import check_crate, write_rocrate
+from dcnas_lineage.exports.signing import NAMESPACE, sign, signature_of, verify
 from dcnas_lineage.exports.state import ProjectState, load_state
 
 ExportFormat = Literal["rocrate", "intoto", "prov"]
@@ -28,6 +29,7 @@ def export(root: Path, form: ExportFormat, out: Path, *, key: Path | None, with_
         "prov": write_prov,
     }
     state = load_state(root)
+    signature_of(out).unlink(missing_ok=True)  # of what lay there before
     written = writers[form](state, out)
     print(f"{written}: {len(state.runs)} runs, {len(state.results)} results, {written.stat().st_size / 1e6:.1f} MB")
     if key is not None:
@@ -36,10 +38,13 @@ def export(root: Path, form: ExportFormat, out: Path, *, key: Path | None, with_
 
 def verify_export(root: Path, file: Path, allowed_signers: Path) -> None:
     """
-    Verify the signature of an in-toto statement and hash its subjects again; say who vouches for how many.
+    Verify the signature of an in-toto statement or a crate, and hash again what it names; say who vouches for how many files.
 
     Raises:
-        CorruptArtefactError: The statement or a subject was changed, or the signature is no allowed signer's.
+        CorruptArtefactError: The export or a file that it names was changed, or the signature is no allowed signer's.
     """
     signer = verify(file, allowed_signers)
-    print(f"{file}: signed by {signer}, {check_subjects(file, root)} subjects hold")
+    if zipfile.is_zipfile(file):
+        print(f"{file}: signed by {signer}, {check_crate(file)} files in it hold")
+    else:
+        print(f"{file}: signed by {signer}, {check_subjects(file, root)} subjects hold")

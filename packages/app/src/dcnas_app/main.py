@@ -218,12 +218,12 @@ def export_prov(out: Out, sign: Sign = None) -> None:
 
 @export_app.command("verify")
 def export_verify(
-    file: Annotated[Path, typer.Argument(help="An in-toto statement; its signature lies in FILE.sig.")],
+    file: Annotated[Path, typer.Argument(help="An in-toto statement or a crate; its signature lies in FILE.sig.")],
     allowed_signers: Annotated[
         Path, typer.Option("--allowed-signers", metavar="F", help="Who may sign: a list as in ssh-keygen(1).")
     ],
 ) -> None:
-    """Verify the signature of an in-toto statement and hash every result that it names again (exit 4 where one does not hold)."""
+    """Verify a signature, and hash again what the export names: results here, or the files in a crate (exit 4 where one does not hold)."""
     from dcnas_app.exporting import verify_export
 
     verify_export(project_root(), file, allowed_signers)

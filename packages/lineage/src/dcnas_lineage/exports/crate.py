@@ -12,19 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from dcnas_lineage.exports.entities import (
-    Graph,
-    Reference,
-    checksums,
-    elsewhere,
-    encoding,
-    many,
-    parameter_type,
-    parameter_value,
-    relative,
-)
-from dcnas_lineage.exports.state import REQUIREMENTS, WORKFLOW, ProjectState, Step, upstream_first, utc
-from dcnas_schema.run_record import HashedFile, HashedPath, RunRecord, record_path
+from dcnas_lineage.exports.entities import Graph, Reference, checksums, encoding, many, relative
+from dcnas_lineage.exports.parts import Parts, single_files, slot_id
+from dcnas_lineage.exports.state import WORKFLOW, ProjectState, Step, upstream_first, utc
+from dcnas_schema.run_record import HashedFile, RunRecord, record_path
 
 METADATA, PREVIEW, README = "ro-crate-metadata.json", "ro-crate-preview.html", "README.md"
 _RUN_TERMS = "https://w3id.org/ro/terms/workflow-run#"
@@ -43,9 +34,6 @@ PROFILES = (
     ("https://w3id.org/ro/wfrun/provenance/0.5", "Provenance Run Crate", "0.5"),
     ("https://w3id.org/workflowhub/workflow-ro-crate/1.0", "Workflow RO-Crate", "1.0"),
 )
-_REQUIREMENTS_FORMAT = "https://pip.pypa.io/en/stable/reference/requirements-file-format/"
-_FORMAL_PARAMETER = "https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"
-_USAGE = "urn:x-dcnas:usage:"
 ENGINE = "https://dvc.org/"
 
 
@@ -62,25 +50,18 @@ def crate_metadata(state: ProjectState, included: dict[str, HashedFile]) -> dict
 class _Builder:
     def __init__(self, state: ProjectState, included: dict[str, HashedFile]) -> None:
         self._state, self._included, self._graph = state, included, Graph()
-        self._add = self._graph.add
-        self._outputs = {(file.path, file.sha256) for file in state.results}
-        self._inputs = {(file.path, file.sha256) for file in _single_files(state.given)}
+        self._add, self._parts = self._graph.add, Parts(state, included, self._graph)
 
     def entities(self) -> list[dict[str, Any]]:
         state, add = self._state, self._add
         authors = [add(f"#{quote(name)}", "Organization", name=name) for name in state.about.authors]
-        licence = add(
-            f"https://spdx.org/licenses/{state.about.licence}",
-            "CreativeWork",
-            name=state.about.licence,
-            description="The crate's licence.",
-        )
+        licence = self._licence()
         profiles = [add(url, "CreativeWork", name=name, version=version) for url, name, version in PROFILES]
         runs = [self._run(step, run) for step, run in upstream_first(state)]
         whole = self._workflow_run()
         self._workflow(authors, licence)
         organised = self._organised(whole, [control for _, control in runs])
-        parts = [self._file(file) for _, file in sorted(self._included.items())]
+        parts = [self._parts.file(file) for _, file in sorted(self._included.items())]
         for run in state.runs:
             self._graph[relative(record_path(run.stage))]["about"] = {"@id": _run_id(run)}
         if README in self._graph:
@@ -109,10 +90,18 @@ class _Builder:
         )
         return _metadata_first(self._graph.entities())
 
-    def _workflow(self, authors: list[Reference], licence: Reference) -> None:
+    def _licence(self) -> Reference | str:
+        name = self._state.about.licence
+        if name is None:
+            return "CITATION.cff names no licence."
+        return self._add(
+            f"https://spdx.org/licenses/{name}", "CreativeWork", name=name, description="The crate's licence."
+        )
+
+    def _workflow(self, authors: list[Reference], licence: Reference | str) -> None:
         state = self._state
-        parameters = [self._parameter(key, value)[0] for key, value in state.params.items()]
-        inputs = [{"@id": _slot("input", file.path)} for file in _single_files(state.given)]
+        parameters = [self._parts.parameter(key, value)[0] for key, value in state.params.items()]
+        inputs = [{"@id": slot_id("input", file.path)} for file in single_files(state.given)]
         language = self._add(
             "#dvc-pipeline",
             "ComputerLanguage",
@@ -133,10 +122,10 @@ class _Builder:
             programmingLanguage=language,
             encodingFormat=encoding(WORKFLOW),
             input=many([*parameters, *inputs]),
-            output=many({"@id": _slot("output", file.path)} for file in state.results),
+            output=many({"@id": slot_id("output", file.path)} for file in state.results),
             step=many(self._step(step) for step in state.steps),
             hasPart=many(self._tool(step) for step in state.steps),
-            buildInstructions=self._requirements(),
+            buildInstructions=self._parts.requirements(),
             **checksums(sha256=file.sha256, md5=file.md5, size=file.size),
         )
 
@@ -162,32 +151,23 @@ class _Builder:
             description=f"python -m {step.tool}",
             softwareVersion=state.about.version,
             url=state.about.address,
-            input=many(self._parameter(key, value)[0] for run in same for key, value in sorted(run.params.items())),
+            input=many(
+                self._parts.parameter(key, value)[0] for run in same for key, value in sorted(run.params.items())
+            ),
             softwareRequirements=many(
                 [
-                    *(self._software("Python", version, f"#python-{version}") for version in pythons),
+                    *(self._parts.software("Python", version, f"#python-{version}") for version in pythons),
                     *(
-                        self._software(name, version, f"https://pypi.org/project/{name}/{version}/")
+                        self._parts.software(name, version, f"https://pypi.org/project/{name}/{version}/")
                         for name, version in packages
                     ),
                 ]
             ),
         )
 
-    def _software(self, name: str, version: str, identifier: str) -> Reference:
-        url = identifier if identifier.startswith("http") else "https://www.python.org/"
-        return self._add(identifier, "SoftwareApplication", name=name, softwareVersion=version, url=url)
-
-    def _requirements(self) -> Reference | None:
-        file = self._included.get(REQUIREMENTS)
-        if file is None:
-            return None
-        form = self._add(_REQUIREMENTS_FORMAT, "WebPageElement", name="Requirements file with hashes")
-        return self._file(file, conformsTo=form, name="The Python environment: versions and hashes")
-
     def _run(self, step: Step, run: RunRecord) -> tuple[Reference, Reference]:
         """Add a run with the step that asked for it; return both actions."""
-        values = [self._parameter(key, value)[1] for key, value in sorted(run.params.items())]
+        values = [self._parts.parameter(key, value)[1] for key, value in sorted(run.params.items())]
         seed = (
             [] if run.seed is None else [self._add(f"#seed/{run.seed}", "PropertyValue", name="seed", value=run.seed)]
         )
@@ -197,13 +177,13 @@ class _Builder:
             name=f"Run of {run.stage}",
             description=f"{run.command} ({_code_of(run)})",
             instrument=self._tool(step),
-            agent=self._agent(run),
+            agent=self._parts.agent(run),
             startTime=utc(run.started).isoformat(),
             endTime=utc(run.ended).isoformat(),
-            object=many([*self._read(run), *values, *seed, *self._commit(run)]),
-            result=many(self._file(file) for file in run.files_made()),
-            environment=many(self._variable(*item) for item in sorted(run.machine.threads_environment.items())),
-            resourceUsage=many(self._usage(run)),
+            object=many([*self._read(run), *values, *seed, *self._parts.commit(run)]),
+            result=many(self._parts.file(file) for file in run.files_made()),
+            environment=many(self._parts.variable(*item) for item in sorted(run.machine.threads_environment.items())),
+            resourceUsage=many(self._parts.usage(run)),
         )
         control = self._add(
             f"#control/{run.run_id}",
@@ -216,31 +196,30 @@ class _Builder:
 
     def _workflow_run(self) -> Reference:
         state = self._state
-        values = [self._parameter(key, value)[1] for key, value in state.params.items()]
+        values = [self._parts.parameter(key, value)[1] for key, value in state.params.items()]
         return self._add(
             "#workflow-run",
             "CreateAction",
             name=f"The pipeline at preset {state.preset}",
             description="dvc repro: from the first of the runs that the results rest on to the last; they may lie days and machines apart.",
             instrument={"@id": WORKFLOW},
-            agent=many(self._agent(run) for run in state.runs),
+            agent=many(self._parts.agent(run) for run in state.runs),
             startTime=state.started.isoformat(),
             endTime=state.ended.isoformat(),
-            object=many([*(self._given(dep) for dep in state.given), *values]),
-            result=many(self._file(file) for file in state.results),
+            object=many([*(self._parts.given(dep) for dep in state.given), *values]),
+            result=many(self._parts.file(file) for file in state.results),
         )
 
     def _organised(self, whole: Reference, controls: Iterable[Reference]) -> Reference:
-        versions = sorted(
-            {run.environment.versions["dvc"] for run in self._state.runs if "dvc" in run.environment.versions}
+        engine = self._add(
+            ENGINE, "SoftwareApplication", name="DVC", url=ENGINE, softwareVersion=self._state.engine_version
         )
-        engine = self._add(ENGINE, "SoftwareApplication", name="DVC", url=ENGINE, softwareVersion=", ".join(versions))
         return self._add(
             "#orchestration",
             "OrganizeAction",
             name="DVC runs the pipeline",
             instrument=engine,
-            agent=many(self._agent(run) for run in self._state.runs),
+            agent=many(self._parts.agent(run) for run in self._state.runs),
             startTime=self._state.started.isoformat(),
             endTime=self._state.ended.isoformat(),
             object=many(controls),
@@ -251,123 +230,9 @@ class _Builder:
         """Yield what a run read: single files, folders that no run made as a whole."""
         for dep in run.deps:
             if any(file.path in self._state.made for file in dep.files):
-                yield from (self._file(file) for file in dep.files)
+                yield from (self._parts.file(file) for file in dep.files)
             else:
-                yield self._given(dep)
-
-    def _given(self, dep: HashedPath) -> Reference:
-        if not dep.is_folder:
-            return self._file(dep.files[0])
-        return self._add(
-            self._free(f"{dep.path}/", dep.sha256),
-            "Dataset",
-            name=dep.path,
-            description=f"{len(dep.files)} files, not in this crate. SHA-256 of the lines `SHA-256, two spaces, path`, sorted by path.",
-            **checksums(sha256=dep.sha256, md5=dep.md5, size=None),
-        )
-
-    def _file(self, file: HashedFile, **more: Any) -> Reference:
-        """Add a file, under its path where the crate holds it in this version; return the reference to it."""
-        held = self._included.get(file.path)
-        inside = held is not None and held.sha256 == file.sha256
-        if inside and relative(file.path) in self._graph:
-            return {"@id": relative(file.path)}
-        properties: dict[str, Any] = {
-            "name": file.path,
-            "encodingFormat": encoding(file.path),
-            **checksums(sha256=file.sha256, md5=file.md5, size=file.size),
-            "exampleOfWork": self._slot_of(file),
-            "description": None if inside else "Not in this crate; named by its SHA-256.",
-            **more,
-        }
-        return self._add(relative(file.path) if inside else self._free(file.path, file.sha256), "File", **properties)
-
-    def _slot_of(self, file: HashedFile) -> Reference | None:
-        """Add the workflow's formal parameter that a file stands for: of a result, or of a source file; `None` for the files between."""
-        if (file.path, file.sha256) in self._outputs:
-            kind = "output"
-        elif (file.path, file.sha256) in self._inputs:
-            kind = "input"
-        else:
-            return None
-        return self._add(
-            _slot(kind, file.path),
-            "FormalParameter",
-            name=file.path,
-            additionalType="File",
-            conformsTo={"@id": _FORMAL_PARAMETER},
-        )
-
-    def _free(self, path: str, sha256: str) -> str:
-        """Return the @id of what the crate does not hold: by its path, and by its hash too where another version of it has that."""
-        identifier = elsewhere(path)
-        if identifier in self._graph and self._graph[identifier]["sha256"] != sha256:
-            return f"{identifier}@{sha256[:16]}"
-        return identifier
-
-    def _parameter(self, key: str, value: Any) -> tuple[Reference, Reference]:
-        """Add a key of params.yaml and its value; return both."""
-        slot = self._add(
-            f"#parameter/{quote(key)}",
-            "FormalParameter",
-            name=key,
-            additionalType=parameter_type(value),
-            valueRequired=True,
-            conformsTo={"@id": _FORMAL_PARAMETER},
-        )
-        text, identifier = parameter_value(value), f"#value/{quote(key)}"
-        if identifier in self._graph and self._graph[identifier]["value"] != text:
-            identifier += f"={quote(str(text), safe='')}"
-        self._add(identifier, "PropertyValue", name=key, exampleOfWork=slot)
-        self._graph[identifier]["value"] = text
-        return slot, {"@id": identifier}
-
-    def _agent(self, run: RunRecord) -> Reference:
-        who = f"{run.machine.user}@{run.machine.host}"
-        return self._add(f"#agent/{quote(who)}", "Person", name=run.machine.user, description=f"The account {who}")
-
-    def _commit(self, run: RunRecord) -> list[Reference]:
-        if run.git.commit is None:
-            return []
-        address = self._state.about.address
-        return [
-            self._add(
-                f"#commit/{run.git.commit}",
-                ["CreativeWork", "SoftwareSourceCode"],
-                name=f"The code at git commit {run.git.commit[:12]}",
-                version=run.git.commit,
-                codeRepository=address,
-                url=address,
-            )
-        ]
-
-    def _variable(self, name: str, value: str) -> Reference:
-        return self._add(f"#environment/{quote(f'{name}={value}', safe='')}", "PropertyValue", name=name, value=value)
-
-    def _usage(self, run: RunRecord) -> Iterator[Reference]:
-        yield self._add(
-            f"#wall-time/{run.run_id}",
-            "PropertyValue",
-            name="wall time (s)",
-            propertyID=f"{_USAGE}wall-time",
-            unitCode="https://qudt.org/vocab/unit/SEC",
-            value=round(run.seconds, 3),
-        )
-        device = device_of(run)
-        yield self._add(
-            f"#device/{quote(device, safe='')}",
-            "PropertyValue",
-            name="device",
-            propertyID=f"{_USAGE}device",
-            value=device,
-        )
-
-
-def device_of(run: RunRecord) -> str:
-    """Return on what a run ran, in words: its GPUs with drivers, or its processor."""
-    machine = run.machine
-    cpu = f"{machine.cpu_model or 'unknown processor'}, {machine.cores} cores"
-    return "; ".join([*(f"{gpu.name}, driver {gpu.driver}" for gpu in machine.gpus), cpu])
+                yield self._parts.given(dep)
 
 
 def _code_of(run: RunRecord) -> str:
@@ -381,14 +246,6 @@ def _code_of(run: RunRecord) -> str:
 
 def _run_id(run: RunRecord) -> str:
     return f"#run/{run.run_id}"
-
-
-def _slot(kind: str, path: str) -> str:
-    return f"#{kind}/{quote(path, safe='/')}"
-
-
-def _single_files(given: Iterable[HashedPath]) -> list[HashedFile]:
-    return [dep.files[0] for dep in given if not dep.is_folder]
 
 
 def _metadata_first(entities: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,8 +19,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of, write_json
-from dcnas_lineage.exports.crate import device_of
 from dcnas_lineage.exports.entities import encoding
+from dcnas_lineage.exports.parts import device_of
 from dcnas_lineage.exports.state import PARAMETERS, REQUIREMENTS, WORKFLOW, ProjectState
 from dcnas_schema.run_record import HashedPath, record_path
 
@@ -101,8 +101,7 @@ def _dependencies(state: ProjectState) -> Iterator[dict[str, Any]]:
         yield described
     for name in (WORKFLOW, PARAMETERS):
         yield {"name": name, "digest": {"sha256": sha256_of(state.root / name)}, "mediaType": encoding(name)}
-    locks = {run.environment.requirements_lock_sha256 for run in state.runs} - {None}
-    for sha256 in sorted(lock for lock in locks if lock is not None):
+    for sha256 in state.environments:
         yield {"name": REQUIREMENTS, "digest": {"sha256": sha256}, "mediaType": encoding(REQUIREMENTS)}
     for dep in state.given:
         yield _given(dep)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from dcnas_lineage.exports.crate import METADATA, PROFILES, device_of
+from dcnas_lineage.exports.crate import METADATA, PROFILES
 from dcnas_lineage.exports.entities import relative
 from dcnas_lineage.exports.markdown import rendered
+from dcnas_lineage.exports.parts import device_of
 from dcnas_lineage.exports.preview_style import STYLE
 from dcnas_lineage.exports.state import RESULTS, WORKFLOW, ProjectState, Step, step_name, utc
 from dcnas_schema.run_record import HashedFile, HashedPath, RunRecord, record_path
@@ -61,7 +62,7 @@ def _head(state: ProjectState, included: Mapping[str, HashedFile]) -> str:
         ("Runs", f"{len(state.runs)}, {state.started:%Y-%m-%d %H:%M} to {state.ended:%Y-%m-%d %H:%M} UTC"),
         ("Code", commits),
         ("Ran on", "<br>".join(_text(device) for device in sorted({device_of(run) for run in state.runs}))),
-        ("Version, licence", f"{_text(state.about.version)}, {_text(state.about.licence)}"),
+        ("Version, licence", f"{_text(state.about.version)}, {_text(state.about.licence or 'no licence')}"),
         ("By", _text(", ".join(state.about.authors))),
         ("For machines", f'<a href="{METADATA}">{METADATA}</a>: {profiles}'),
     ]

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from dcnas_harness.files import sha256_of, write_json
-from dcnas_lineage.exports.crate import ENGINE, device_of
+from dcnas_lineage.exports.crate import ENGINE
+from dcnas_lineage.exports.parts import device_of
 from dcnas_lineage.exports.state import WORKFLOW, ProjectState, utc
 from dcnas_schema.run_record import HashedFile, HashedPath, RunRecord
 

@@ -3,7 +3,10 @@
 import hashlib
 import json
 import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import atomic_write, md5_of, sha256_of
@@ -46,6 +49,45 @@ def write_rocrate(state: ProjectState, target: Path, *, with_data: bool = False)
         for path, file in sorted(included.items()):
             _store(archive, state.root, path, file)
     return target
+
+
+def check_crate(crate: Path) -> int:
+    """
+    Hash every file in a crate again; return how many hold.
+
+    Raises:
+        CorruptArtefactError: It is no crate of ours, or a file in it is missing, changed or not named by its metadata.
+    """
+    try:
+        with zipfile.ZipFile(crate) as archive:
+            named = _named_files(json.loads(archive.read(METADATA)))
+            names = [name for name in archive.namelist() if name not in (METADATA, PREVIEW)]
+            found = {name: _sha256_in(archive, name) for name in names}
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        raise CorruptArtefactError(
+            f"{crate} is no crate that can be read: {error}", remedy="run: dcnas export rocrate --out FILE"
+        ) from error
+    wrong = sorted(name for name in {*named, *found} if named.get(name) != found.get(name))
+    if wrong or len(found) != len(names):
+        raise CorruptArtefactError(
+            f"{len(wrong)} files of {crate} are not what its metadata says, the first {', '.join(wrong[:5]) or 'twice there'}.",
+            remedy="export it anew",
+        )
+    return len(found)
+
+
+def _named_files(metadata: dict[str, Any]) -> dict[str, str]:
+    """Return path -> SHA-256 of the files that a crate says it holds."""
+    files = [entity for entity in metadata["@graph"] if "File" in entity["@type"] and not entity["@id"].startswith("#")]
+    return {unquote(entity["@id"]): entity["sha256"] for entity in files}
+
+
+def _sha256_in(archive: zipfile.ZipFile, name: str) -> str:
+    digest = hashlib.sha256()
+    with archive.open(name) as member:
+        while chunk := member.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _included(state: ProjectState, *, with_data: bool) -> dict[str, HashedFile]:

@@ -1,5 +1,6 @@
 """The state of a project that is exported: the records of its live runs, the results, and what the project says of itself."""
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ class About:
 
     title: str
     version: str
-    licence: str
-    """SPDX identifier."""
+    licence: str | None
+    """SPDX identifier; `None` where there is none."""
     authors: tuple[str, ...]
     address: str | None
     """Where the code is published; `None` where CITATION.cff names no `repository-code`."""
@@ -92,6 +93,21 @@ class ProjectState:
     def commits(self) -> tuple[str, ...]:
         """The commits whose code ran, sorted."""
         return tuple(sorted({run.git.commit for run in self.runs if run.git.commit is not None}))
+
+    @cached_property
+    def environments(self) -> tuple[str, ...]:
+        """SHA-256 of the requirements.lock that runs had, sorted."""
+        found = {run.environment.requirements_lock_sha256 for run in self.runs}
+        return tuple(sorted(sha256 for sha256 in found if sha256 is not None))
+
+    @property
+    def engine_version(self) -> str | None:
+        """DVC's version, by the requirements.lock that all runs had; `None` where it is not this one."""
+        path = self.root / REQUIREMENTS
+        if not path.is_file() or self.environments != (sha256_of(path),):
+            return None
+        found = re.search(r"^dvc==([^\s\\;]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        return None if found is None else found.group(1)
 
     @property
     def started(self) -> datetime:
@@ -233,7 +249,7 @@ def _about(root: Path) -> About:
     return About(
         title=str(cited.get("title", root.name)),
         version=str(cited.get("version", "0")),
-        licence=str(cited.get("license", "NOASSERTION")),
+        licence=cited.get("license"),
         authors=tuple(_name(author) for author in cited.get("authors", ())) or ("unknown",),
         address=cited.get("repository-code"),
     )
