@@ -112,6 +112,18 @@ def test_a_signed_statement_is_verified(signed: Path, keys: Path) -> None:
     assert "signed by maintainer@example.org, 5 subjects hold" in done.output
 
 
+def test_a_published_copy_is_verified_in_its_place(signed: Path, keys: Path, state: ProjectState) -> None:
+    """With the folder of the copy instead of results/, the same statement answers for it; what is missing there is named."""
+    copy = signed.parent / "results/published/small"
+    (signed.parent / "results").rename(signed.parent / "moved")
+    copy.parent.mkdir(parents=True)
+    (signed.parent / "moved").rename(copy)
+    assert check_subjects(signed, signed.parent, results=copy) == len(state.results)
+    (copy / "table_1.csv").unlink()
+    command = ["export", "verify", str(signed), "--allowed-signers", str(keys / "allowed"), "--results", str(copy)]
+    assert "table_1.csv does not exist" in str(CliRunner().invoke(app, command).exception)
+
+
 def test_a_tampered_statement_is_refused(signed: Path, refusal: Callable[[Path], str]) -> None:
     """One digit of one hash, written back: the signature does not hold."""
     document = json.loads(signed.read_bytes())

@@ -36,9 +36,12 @@ def export(root: Path, form: ExportFormat, out: Path, *, key: Path | None, with_
         print(f"{sign(written, key)}: signed with {key} in the namespace {NAMESPACE}")
 
 
-def verify_export(root: Path, file: Path, allowed_signers: Path) -> None:
+def verify_export(root: Path, file: Path, allowed_signers: Path, *, results: Path | None) -> None:
     """
     Verify the signature of an in-toto statement or a crate, and hash again what it names; say who vouches for how many files.
+
+    Args:
+        results: The folder that stands in for results/ where a statement names files of it; `None` for results/ itself.
 
     Raises:
         CorruptArtefactError: The export or a file that it names was changed, or the signature is no allowed signer's.
@@ -47,4 +50,4 @@ def verify_export(root: Path, file: Path, allowed_signers: Path) -> None:
     if zipfile.is_zipfile(file):
         print(f"{file}: signed by {signer}, {check_crate(file)} files in it hold")
     else:
-        print(f"{file}: signed by {signer}, {check_subjects(file, root)} subjects hold")
+        print(f"{file}: signed by {signer}, {check_subjects(file, root, results=results)} subjects hold")

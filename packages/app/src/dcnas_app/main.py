@@ -222,11 +222,17 @@ def export_verify(
     allowed_signers: Annotated[
         Path, typer.Option("--allowed-signers", metavar="F", help="Who may sign: a list as in ssh-keygen(1).")
     ],
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            "--results", file_okay=False, help="A copy of results/ to check, such as a folder of results/published."
+        ),
+    ] = None,
 ) -> None:
     """Verify a signature, and hash again what the export names: results here, or the files in a crate (exit 4 where one does not hold)."""
     from dcnas_app.exporting import verify_export
 
-    verify_export(project_root(), file, allowed_signers)
+    verify_export(project_root(), file, allowed_signers, results=results)
 
 
 def _write_identity(root: Path) -> Path | None:

@@ -21,7 +21,7 @@ from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of, write_json
 from dcnas_lineage.exports.entities import encoding
 from dcnas_lineage.exports.parts import device_of
-from dcnas_lineage.exports.state import PARAMETERS, REQUIREMENTS, WORKFLOW, ProjectState
+from dcnas_lineage.exports.state import PARAMETERS, REQUIREMENTS, RESULTS, WORKFLOW, ProjectState
 from dcnas_schema.run_record import HashedPath, record_path
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -141,9 +141,14 @@ class _Statement(BaseModel):
     predicateType: str  # noqa: N815 - in-toto's own name
 
 
-def check_subjects(statement_file: Path, root: Path) -> int:
+def check_subjects(statement_file: Path, root: Path, *, results: Path | None = None) -> int:
     """
     Hash every subject of a statement again; return how many hold.
+
+    Args:
+        root: The project's folder, which the subjects' names start from.
+
+        results: The folder that stands in for results/, such as results/published/demo-amd-epyc; `None` for results/ itself.
 
     Raises:
         CorruptArtefactError: It is no in-toto statement of this kind, or a subject is missing, changed or outside the project.
@@ -160,7 +165,9 @@ def check_subjects(statement_file: Path, root: Path) -> int:
             f"{statement_file} is a {read.type} with {read.predicateType}, not a {STATEMENT_TYPE} with {PREDICATE_TYPE}.",
             remedy="run: dcnas export intoto --out FILE",
         )
-    problems = [problem for s in read.subject if (problem := _subject_problem(root, s.name, s.digest.sha256))]
+    within, prefix = (root, "") if results is None else (results, RESULTS)
+    named = [(s.name.removeprefix(prefix), s.digest.sha256) for s in read.subject]
+    problems = [problem for name, sha256 in named if (problem := _subject_problem(within, name, sha256))]
     if problems:
         raise CorruptArtefactError(
             f"{len(problems)} of {len(read.subject)} subjects of {statement_file} do not hold:\n"
@@ -175,7 +182,7 @@ def _subject_problem(root: Path, name: str, sha256: str) -> str | None:
     pure = PurePosixPath(name)
     path = root / pure
     if pure.is_absolute() or ".." in pure.parts or not path.resolve().is_relative_to(root.resolve()):
-        return f"{name} lies outside the project"
+        return f"{name} lies outside {root}"
     if not path.is_file():
         return f"{name} does not exist"
     actual = sha256_of(path)

@@ -190,7 +190,7 @@ def _file_block(
 
 def _file_row(file: HashedFile, included: Mapping[str, HashedFile], maker: str | None = None) -> str:
     held = included.get(file.path)
-    name = _link(file.path) if held is not None and held.sha256 == file.sha256 else _text(file.path)
+    name = _link(file.path, file.path) if held is not None and held.sha256 == file.sha256 else _text(file.path)
     made = f' <span class="note">by {_run_link(maker)}</span>' if maker else ""
     return (
         f'<tr><td>{name}{made}</td><td class="number">{_size(file.size)}</td><td class="hash">{file.sha256}</td></tr>'

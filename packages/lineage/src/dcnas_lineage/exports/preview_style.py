@@ -35,7 +35,7 @@ table.results td, table.results th { padding: .3rem .6rem; white-space: nowrap; 
 table.results th { background: var(--soft); color: var(--ink); }
 table.files { width: 100%; }
 table.files td:first-child { overflow-wrap: anywhere; }
-table.files td.hash { width: 34rem; }
+table.files td.hash { padding-left: .5rem; width: 34rem; }
 details { border-bottom: 1px solid var(--faint); }
 details.plain { border: 0; }
 details > summary { cursor: pointer; padding: .35rem 0; }
