@@ -36,18 +36,23 @@ def export(root: Path, form: ExportFormat, out: Path, *, key: Path | None, with_
         print(f"{sign(written, key)}: signed with {key} in the namespace {NAMESPACE}")
 
 
-def verify_export(root: Path, file: Path, allowed_signers: Path, *, results: Path | None) -> None:
+def verify_export(file: Path, allowed_signers: Path, *, results: Path | None, find_root: Callable[[], Path]) -> None:
     """
     Verify the signature of an in-toto statement or a crate, and hash again what it names; say who vouches for how many files.
 
     Args:
         results: The folder that stands in for results/ where a statement names files of it; `None` for results/ itself.
 
+        find_root: Returns the project's folder; called where it is needed, because a crate or a copy of results is verified anywhere.
+
     Raises:
         CorruptArtefactError: The export or a file that it names was changed, or the signature is no allowed signer's.
     """
     signer = verify(file, allowed_signers)
     if zipfile.is_zipfile(file):
-        print(f"{file}: signed by {signer}, {check_crate(file)} files in it hold")
+        what = f"{check_crate(file)} files in it hold"
+    elif results is None:
+        what = f"{check_subjects(file, find_root())} subjects hold"
     else:
-        print(f"{file}: signed by {signer}, {check_subjects(file, root, results=results)} subjects hold")
+        what = f"{check_subjects(file, results, of_results=True)} subjects hold"
+    print(f"{file}: signed by {signer}, {what}")

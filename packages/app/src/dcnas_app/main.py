@@ -232,7 +232,7 @@ def export_verify(
     """Verify a signature, and hash again what the export names: results here, or the files in a crate (exit 4 where one does not hold)."""
     from dcnas_app.exporting import verify_export
 
-    verify_export(project_root(), file, allowed_signers, results=results)
+    verify_export(file, allowed_signers, results=results, find_root=project_root)
 
 
 def _write_identity(root: Path) -> Path | None:

@@ -141,14 +141,14 @@ class _Statement(BaseModel):
     predicateType: str  # noqa: N815 - in-toto's own name
 
 
-def check_subjects(statement_file: Path, root: Path, *, results: Path | None = None) -> int:
+def check_subjects(statement_file: Path, folder: Path, *, of_results: bool = False) -> int:
     """
     Hash every subject of a statement again; return how many hold.
 
     Args:
-        root: The project's folder, which the subjects' names start from.
+        folder: The project's folder, which the subjects' names start from.
 
-        results: The folder that stands in for results/, such as results/published/demo-amd-epyc; `None` for results/ itself.
+        of_results: Whether it stands in for results/ instead, such as results/published/demo-amd-epyc does.
 
     Raises:
         CorruptArtefactError: It is no in-toto statement of this kind, or a subject is missing, changed or outside the project.
@@ -165,9 +165,9 @@ def check_subjects(statement_file: Path, root: Path, *, results: Path | None = N
             f"{statement_file} is a {read.type} with {read.predicateType}, not a {STATEMENT_TYPE} with {PREDICATE_TYPE}.",
             remedy="run: dcnas export intoto --out FILE",
         )
-    within, prefix = (root, "") if results is None else (results, RESULTS)
+    prefix = RESULTS if of_results else ""
     named = [(s.name.removeprefix(prefix), s.digest.sha256) for s in read.subject]
-    problems = [problem for name, sha256 in named if (problem := _subject_problem(within, name, sha256))]
+    problems = [problem for name, sha256 in named if (problem := _subject_problem(folder, name, sha256))]
     if problems:
         raise CorruptArtefactError(
             f"{len(problems)} of {len(read.subject)} subjects of {statement_file} do not hold:\n"

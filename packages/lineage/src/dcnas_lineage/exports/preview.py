@@ -85,7 +85,7 @@ def _table(state: ProjectState, file: HashedFile) -> str:
     stem = file.path.removesuffix(".md")
     forms = [other.path for other in state.results if other.path.startswith(f"{stem}.")]
     links = " · ".join(_link(path, path.removeprefix(f"{stem}.")) for path in forms)
-    title, content = rendered((state.root / file.path).read_text(encoding="utf-8"))
+    title, content = rendered((state.root / file.path).read_text(encoding="utf-8", errors="replace"))
     return f'<h3>{_text(title or file.path)}</h3><p class="note">{links}</p>{content}\n'
 
 

@@ -99,6 +99,8 @@ def _included(state: ProjectState, *, with_data: bool) -> dict[str, HashedFile]:
     names = [*_ALWAYS, *(name for name in _WHERE_PRESENT if (state.root / name).is_file())]
     own = [*names, *(record_path(run.stage) for run in state.runs)]
     own += [path for path in sorted(sources) if path not in state.made]  # the paper's figures
+    for path in wanted:
+        _require(state.root, path)
     return wanted | {path: _hashed(state.root, path) for path in own}
 
 
@@ -108,18 +110,21 @@ def _sources(state: ProjectState, cell_map: HashedFile) -> tuple[str, ...]:
 
 
 def _hashed(root: Path, path: str) -> HashedFile:
-    file = root / path
-    if not file.is_file():
-        raise CorruptArtefactError(f"{file} does not exist.", remedy="run: dvc checkout (or git checkout)")
+    file = _require(root, path)
     return HashedFile(path=path, size=file.stat().st_size, sha256=sha256_of(file), md5=md5_of(file))
+
+
+def _require(root: Path, path: str) -> Path:
+    if not (root / path).is_file():
+        raise CorruptArtefactError(f"{root / path} does not exist.", remedy="run: dvc checkout (or dvc pull)")
+    return root / path
 
 
 def _store(archive: zipfile.ZipFile, root: Path, path: str, expected: HashedFile) -> None:
     """Copy a file into the archive, and refuse it where it is not the expected one."""
-    if not (root / path).is_file():
-        raise CorruptArtefactError(f"{root / path} does not exist.", remedy="run: dvc checkout (or dvc pull)")
-    digest = hashlib.sha256()
-    with (root / path).open("rb") as source, archive.open(_member(path), "w", force_zip64=False) as member:
+    digest, header = hashlib.sha256(), _member(path)
+    header.file_size = expected.size  # so that one of more than 2 GiB gets the fields that it needs
+    with _require(root, path).open("rb") as source, archive.open(header, "w") as member:
         while chunk := source.read(_CHUNK):
             digest.update(chunk)
             member.write(chunk)
