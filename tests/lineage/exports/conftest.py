@@ -91,7 +91,11 @@ def ran_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cells=(),
         source_sha256={"data/train/a/weights.bin": sha256_of(root / "data/train/a/weights.bin")},
     )
-    figures = {"figures/curve_light.svg": "<svg/>", "figures/curve_dark.svg": "<svg></svg>"}
+    figures = {
+        "figures/curve_light.svg": "<svg/>",
+        "figures/curve_dark.svg": "<svg></svg>",
+        "figures/curve.figure.json": "{}",
+    }
     results = {
         f"results/{name}": text for name, text in {"table_1.md": TABLE, "table_1.csv": "a,24.67\n", **figures}.items()
     }

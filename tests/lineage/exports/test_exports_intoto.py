@@ -109,7 +109,7 @@ def test_a_signed_statement_is_verified(signed: Path, keys: Path) -> None:
     """The command names the signer as the list does, and how many results hold."""
     done = CliRunner().invoke(app, ["export", "verify", str(signed), "--allowed-signers", str(keys / "allowed")])
     assert done.exception is None
-    assert "signed by maintainer@example.org, 5 subjects hold" in done.output
+    assert "signed by maintainer@example.org, 6 subjects hold" in done.output
 
 
 def test_a_copy_of_the_results_is_verified_anywhere(

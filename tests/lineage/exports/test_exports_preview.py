@@ -89,6 +89,7 @@ def test_it_follows_the_readers_scheme(members: dict[str, bytes]) -> None:
     assert "@media (prefers-color-scheme: dark)" in text
     assert text.count("<img ") == 1
     assert '<source srcset="results/figures/curve_dark.svg" media="(prefers-color-scheme: dark)">' in text
+    assert '<a href="results/figures/curve.figure.json">series</a>' in text
 
 
 def test_what_people_wrote_is_no_markup(members: dict[str, bytes]) -> None:

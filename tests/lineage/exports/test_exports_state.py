@@ -29,6 +29,7 @@ def test_what_no_run_made_is_given(state: ProjectState) -> None:
         "results/table_1.cells.json",
         "results/figures/curve_light.svg",
         "results/figures/curve_dark.svg",
+        "results/figures/curve.figure.json",
     }
 
 

@@ -19,6 +19,8 @@ _SECTIONS = ("tables", "figures", "steps", "runs", "parameters", "files")
 _IMAGES = (".svg", ".png")
 _FORM = re.compile(r"(_light|_dark)?\.\w+$")
 """What tells the forms of one figure from each other."""
+_MAP = ".figure.json"
+"""The end of the name of the file that says which series a figure shows, and what they were drawn from."""
 _PREFIXES = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -95,11 +97,12 @@ def _figures(state: ProjectState) -> str:
     for file in state.results:
         if file.path.endswith(_IMAGES):
             forms.setdefault(_FORM.sub("", file.path), []).append(file.path)
-    figures = "".join(_figure(stem, paths) for stem, paths in forms.items())
+    maps = {path: path + _MAP for path in forms if path + _MAP in state.makers}
+    figures = "".join(_figure(stem, paths, maps.get(stem)) for stem, paths in forms.items())
     return f'<div class="figures">{figures}</div>' if figures else ""
 
 
-def _figure(stem: str, paths: list[str]) -> str:
+def _figure(stem: str, paths: list[str], series: str | None) -> str:
     drawn = [path for path in paths if path.endswith(".svg")] or paths
     dark = next((path for path in drawn if "_dark." in path), None)
     shown = next((path for path in drawn if "_dark." not in path), drawn[0])
@@ -107,6 +110,7 @@ def _figure(stem: str, paths: list[str]) -> str:
     name = PurePosixPath(stem).name.replace("_", " ")
     image = f'<picture>{source}<img src="{relative(shown)}" alt="{_text(name)}" loading="lazy"></picture>'
     links = " · ".join(_link(path, path.removeprefix(stem).lstrip("_.").replace("_", ".")) for path in paths)
+    links += "" if series is None else f" · {_link(series, 'series')}"
     return f'<figure><a href="{relative(shown)}">{image}</a><figcaption>{_text(name)}: {links}</figcaption></figure>'
 
 
