@@ -136,7 +136,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(command, check=True, capture_output=True)
     public = (folder / "ours.pub").read_text()
-    (folder / "allowed").write_text(f'maintainer@example.org namespaces="dcnas-export" {public}')
+    (folder / "allowed").write_text(f'maintainer@example.org,deputy@example.org namespaces="dcnas-export" {public}')
     return folder
 
 

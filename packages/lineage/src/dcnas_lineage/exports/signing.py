@@ -65,7 +65,7 @@ def verify(file: Path, allowed_signers: Path) -> str:
         )
     names = ("-s", str(signature), "-f", str(allowed_signers))
     found = _ssh_keygen("find-principals", *names)
-    principals = found.stdout.split() if found.returncode == 0 else []
+    principals = found.stdout.replace(",", " ").split() if found.returncode == 0 else []
     answers = []
     for principal in principals:
         done = _ssh_keygen("verify", "-n", NAMESPACE, "-I", principal, *names, given=file)
