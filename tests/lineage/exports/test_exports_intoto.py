@@ -1,5 +1,6 @@
 """The in-toto statement: read by in-toto's own library, signed and verified by ssh-keygen, refused where anything was touched."""
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable
@@ -159,6 +160,15 @@ def test_another_hand_and_another_purpose_are_refused(signed: Path, refusal: Cal
     assert "does not hold" in refusal(signed)
 
 
+@pytest.mark.parametrize("limit", ['valid-before="20200101"', 'namespaces="git"'])
+def test_the_limits_of_a_signer_are_heeded(signed: Path, keys: Path, tmp_path: Path, limit: str) -> None:
+    """A key that the list lets sign until an earlier day, or other things than exports, vouches for nothing here."""
+    public = (keys / "ours.pub").read_text()
+    (tmp_path / "allowed").write_text(f"maintainer@example.org {limit} {public}")
+    with pytest.raises(CorruptArtefactError, match="does not hold"):
+        verify(signed, tmp_path / "allowed")
+
+
 def test_an_older_signature_is_replaced(signed: Path, keys: Path) -> None:
     """Signing again asks nobody, and verifies."""
     signed.write_bytes(signed.read_bytes() + b"\n")
@@ -171,7 +181,8 @@ def test_an_older_signature_is_replaced(signed: Path, keys: Path) -> None:
     "change",
     [
         pytest.param(
-            {"subject": [{"name": "../outside", "digest": {"sha256": "0" * 64}}]}, id="a subject outside the project"
+            {"subject": [{"name": "../outside", "digest": {"sha256": hashlib.sha256(b"").hexdigest()}}]},
+            id="a subject outside the project",
         ),
         pytest.param({"subject": []}, id="no subject"),
         pytest.param({"subject": [{"name": "results/table_1.md", "digest": {"md5": "0" * 32}}]}, id="no SHA-256"),
@@ -181,7 +192,7 @@ def test_an_older_signature_is_replaced(signed: Path, keys: Path) -> None:
 )
 def test_what_is_no_such_statement_is_refused(state: ProjectState, tmp_path: Path, change: dict[str, Any]) -> None:
     """A file of another kind, whoever signed it, is a corrupt artefact and no crash."""
-    (tmp_path / "outside").write_text("")
+    (state.root.parent / "outside").write_text("")
     file = tmp_path / "statement.json"
     file.write_text(json.dumps(statement(state) | change))
     with pytest.raises(CorruptArtefactError):
