@@ -21,7 +21,7 @@ from torch.nn.functional import cross_entropy
 
 from dcnas_data.noise import add_uniform_noise
 from dcnas_data.photo_loader import PhotoBatch, PhotoStore
-from dcnas_data.photo_views import Normalizer, RandomView
+from dcnas_data.photo_views import RandomView
 from dcnas_generate_data.write_photos import write_photo_splits
 from dcnas_nets.space import build_space_net
 from dcnas_schema.genotype import uniform_genotype
@@ -96,20 +96,17 @@ class Step:
 def photo_loop(
     step: Step, store: PhotoStore, view: PhotoViewParams, batch: int, execution: Execution
 ) -> Callable[[int], None]:
-    """Return the steps on photographs: shuffled, augmented, with noise of sigma from U[0, 1], normalised."""
+    """Return the steps on photographs: shuffled, augmented, with noise of sigma from U[0, 1]."""
     device = execution.device
     order, draws = torch.Generator().manual_seed(0), torch.Generator(device).manual_seed(0)
-    batches, normalize = (
-        _endless(store, batch, RandomView(view, draws=draws, order=order), order),
-        Normalizer(device, execution.torch_format),
-    )
+    batches = _endless(store, batch, RandomView(view, draws=draws, order=order), order)
 
     def steps(count: int) -> None:
         losses = []
         for _ in range(count):
             one = next(batches)
             noisy, _ = add_uniform_noise(one.clean, 1.0, generator=draws, clip=False)
-            losses.append(step(normalize(noisy), one.clean, one.labels))
+            losses.append(step(noisy.contiguous(memory_format=execution.torch_format), one.clean, one.labels))
         assert torch.stack(losses).isfinite().all(), "a benchmark must train"
 
     return steps

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dcnas_data import photo_loader
 from dcnas_data.photo_files import decode_stored
 from dcnas_data.photo_loader import PhotoBatch, PhotoStore
 from dcnas_data.photo_views import CentreView, RandomView, RawPhotos
-from dcnas_data.photos import Photos, read_photos
+from dcnas_data.photos import Photos, ordered_map, read_photos
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_schema.photo_params import JitterParams, PhotosParams, PhotoViewParams
 
@@ -159,3 +160,24 @@ def test_an_epoch_may_be_left_in_the_middle(demo_set: Path) -> None:
     next(batches)
     batches.close()  # type: ignore[attr-defined] # a generator
     assert threading.active_count() == before
+
+
+def test_pictures_decoded_ahead_take_no_more_memory_than_is_given(
+    demo_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many batches wait is counted in bytes: many threads and large batches do not fill the host."""
+    ahead: list[int] = []
+
+    def spy(function: object, items: object, *, threads: int, ahead: int, seen: list[int] = ahead) -> object:
+        seen.append(ahead)
+        return ordered_map(function, items, threads=threads, ahead=ahead)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(photo_loader, "ordered_map", spy)
+    loaded = store(demo_set, memory_mb=0, threads=4)
+    height, width = loaded.largest
+    of_a_batch = 8 * 3 * height * width / 1e6
+    for memory_mb in (0.0, 3.5 * of_a_batch, 1000.0):
+        few = PhotoStore([read_photos(demo_set / "train.parquet")], device=torch.device("cpu"), memory_mb=0, threads=4)
+        few.memory_mb = memory_mb
+        assert len(numbers(list(few.in_order(8, CentreView(VIEW))))) == len(few)
+    assert ahead == [1, 3, 8]

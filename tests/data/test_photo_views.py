@@ -12,11 +12,8 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as reference
 
 from dcnas_data.photo_views import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     JITTERS,
     CentreView,
-    Normalizer,
     RandomView,
     RawPhotos,
     crop_and_resize,
@@ -243,15 +240,3 @@ def test_a_random_view_follows_its_generators(view_params: Callable[..., PhotoVi
     mirrored = seen[:, 0, 0, 0] > seen[:, 0, 0, -1]
     assert 160 < int(mirrored.sum()) < 240
     assert torch.allclose(seen[~mirrored] * 255, ramp[~mirrored].float(), atol=1e-3)
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_normalized_images_have_imagenets_mean_and_deviation_taken_off(memory_format: torch.memory_format) -> None:
-    """As torchvision's `normalize`, into a new tensor of the memory format asked for."""
-    image = torch.rand((2, 3, 6, 6), generator=generator())
-    before = image.clone()
-    found = Normalizer(torch.device("cpu"), memory_format)(image)
-    expected = reference.normalize(image, list(IMAGENET_MEAN), list(IMAGENET_STD))
-    assert (found - expected).abs().max() < 1e-6
-    assert torch.equal(image, before)
-    assert found.is_contiguous(memory_format=memory_format)

@@ -1,7 +1,9 @@
 """What every model on photos is built of: a search's genotype, one op everywhere, or a draw at equal predicted latency."""
 
 import json
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from dcnas_derive_genotype.__main__ import main
 from dcnas_derive_genotype.choose import ChoiceJob, ChoiceSettings, choose_genotype, choose_genotypes
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_harness.files import sha256_of
+from dcnas_latency.card import device_card
 from dcnas_latency.files import read_profile
 from dcnas_latency.models import predict_model, predict_space_net
 from dcnas_latency.predictor import Predictor
@@ -198,6 +201,25 @@ def test_the_command_chooses_and_says_what_it_read(
     made = json.loads((out / "provenance.json").read_bytes())
     assert made["stage"] == "choose_genotypes"
     assert set(made["inputs"]) == {str(derived / "small/5/genotype.json"), str(tiny_profile)}
+
+
+def test_choosing_needs_no_torch(
+    derived: Path,
+    tiny_profile: Path,
+    tmp_path: Path,
+    write_photo_params: Callable[..., Path],
+    python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    """The choice is arithmetic on tables: it does not wait three seconds for torch, and still names its version and the processor."""
+    file, out = write_photo_params(tmp_path / "params.yaml"), tmp_path / "out"
+    words = ["choose", "--params", file, "--derived", derived, "--profile", tiny_profile, "--out", out]
+    done = python("-X", "importtime", "-m", "dcnas_derive_genotype", *words, "--scratch", tmp_path / "scratch")
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r"\| +torch$", done.stderr, re.MULTILINE)
+    device = json.loads((out / "provenance.json").read_bytes())["device"]
+    expected = device_card("cpu")
+    assert (device["kind"], device["cpu_model"], device["isa"]) == ("cpu", expected.cpu_model, expected.isa)
+    assert expected.torch.split("+")[0] == device["torch"], "the package does not name the build"
 
 
 def test_predictions_are_the_predictors(predictor: tuple[Predictor, LatencySetting]) -> None:

@@ -12,20 +12,22 @@ from dcnas_data.noise import evaluation_noise
 from dcnas_data.photo_loader import PhotoStore
 from dcnas_data.photo_views import CentreView
 from dcnas_evaluate.photo_job import PhotoJob, evaluate_photo_job
-from dcnas_evaluate.photo_score import first_of_each_class
-from dcnas_harness.errors import CorruptArtefactError
+from dcnas_evaluate.photo_score import Scorer, first_of_each_class
+from dcnas_harness.errors import CorruptArtefactError, NumericalError
 from dcnas_harness.files import sha256_of
 from dcnas_latency.files import read_profile
 from dcnas_latency.models import predict_model
 from dcnas_latency.predictor import Predictor
 from dcnas_nets.macs import count_macs, count_parameters
 from dcnas_nets.photo_nets import build_photo_net
+from dcnas_nets.space import SpaceOutput
 from dcnas_retrain.photo_job import PhotoJob as TrainJob
 from dcnas_retrain.photo_job import train_photo_job
 from dcnas_schema.params import Params, load_params
-from dcnas_schema.parquet import read_parquet
+from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
 from dcnas_schema.photo_models import task_of
 from dcnas_schema.photo_records import PHOTO_PANEL, PHOTO_RECORD, PhotoEvaluationMetadata, PhotoPanelMetadata
+from dcnas_schema.photos import PHOTOS, PhotosMetadata
 from dcnas_training.checkpoints import load_tensors
 from dcnas_training.metrics import psnr_db, ssim_per_image
 
@@ -176,7 +178,7 @@ def test_without_a_profile_the_net_is_timed_as_the_parameters_say(evaluate: Eval
     assert latency.measured is not None
     assert (latency.measured.batch, latency.measured.height, latency.measured.width) == (2, 32, 32)
     assert latency.measured.median_ms > 0
-    assert (latency.setting, latency.predicted, latency.error_pct) == (None, None, None)
+    assert (latency.setting, latency.profile_card, latency.predicted, latency.error_pct) == (None, None, None, None)
 
 
 def test_with_a_profile_measured_and_predicted_are_of_one_setting(
@@ -196,7 +198,7 @@ def test_with_a_profile_measured_and_predicted_are_of_one_setting(
     assert expected is not None
     assert latency.predicted is not None
     assert latency.predicted.ms == expected.ms
-    assert latency.setting == setting
+    assert (latency.setting, latency.profile_card) == (setting, profile.device)
     assert latency.not_comparable is not None
     assert "simulated" in latency.not_comparable
     assert latency.error_pct is None
@@ -224,3 +226,52 @@ def test_weights_of_another_run_are_refused(evaluate: Evaluate, trained: Callabl
             (folder / "weights.safetensors").write_bytes(content)
         with pytest.raises(CorruptArtefactError, match=r"weights\.safetensors"):
             evaluate("unet_s", folder=folder)
+
+
+def test_photos_of_other_classes_are_refused_though_they_are_as_many(
+    evaluate: Evaluate, tiny_photos: Path, tmp_path: Path
+) -> None:
+    """Weights trained on cats, dogs and owls say nothing of three other kinds: the classes are compared by name."""
+    table, metadata = read_parquet(tiny_photos / "test.parquet", PHOTOS, PhotosMetadata)
+    other = with_metadata(PHOTOS, metadata.model_copy(update={"classes": ("cat", "dog", "yak")}))
+    write_parquet(tmp_path / "photos/test.parquet", other, table.to_batches())
+    with pytest.raises(
+        CorruptArtefactError, match=r"trained on other classes than those of the test photos: owl .* yak"
+    ):
+        evaluate("unet_s", photos=tmp_path / "photos")
+
+
+def test_another_size_than_that_of_training_is_refused(evaluate: Evaluate) -> None:
+    """A score at another size would stand in the tables as that of the training's."""
+    with pytest.raises(CorruptArtefactError, match=r"trained at 32x32 pixels; photo_view\.size is 48"):
+        evaluate("unet_s", {"photo_view.size": 48})
+
+
+def test_every_photo_is_decoded_once_for_all_levels_and_the_panel(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four photos to show are no reason to read the whole split again."""
+    decoded: list[int] = []
+    planes = PhotoStore._planes
+    monkeypatch.setattr(PhotoStore, "_planes", lambda self, number: decoded.append(number) or planes(self, number))
+    whole = PhotoStore.open
+    monkeypatch.setattr(PhotoStore, "open", lambda paths, **how: whole(paths, **{**how, "memory_mb": 0}))
+    folder = evaluate("dcnet_s", {"evaluate_photos.batch_size": 2})
+    assert sorted(decoded) == list(range(5))
+    assert [(row["image"], row["sigma"]) for row in read_panel(folder)[0]] == [(0, 0.5), (1, 0.5), (2, 0.5)]
+
+
+def test_logits_of_a_photo_that_are_no_numbers_are_no_accuracy(
+    evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evaluation ends instead, as on digits."""
+    whole = Scorer._run
+
+    def broken(self: Scorer, noisy: torch.Tensor) -> SpaceOutput:
+        output = whole(self, noisy)
+        assert output.logits is not None
+        return SpaceOutput(output.restored, output.logits * float("nan"))
+
+    monkeypatch.setattr(Scorer, "_run", broken)
+    with pytest.raises(NumericalError, match=r"'correct' of 5 of 5 test images is no number"):
+        evaluate("c_nas")

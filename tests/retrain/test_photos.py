@@ -1,10 +1,12 @@
 """The pipeline stage retrain on photos: what it writes, how it resumes, where genotypes come from, how it ends when something is wrong."""
 
 import copy
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,12 +14,14 @@ import pytest
 import torch
 
 from dcnas_data.photo_loader import PhotoStore
+from dcnas_data.photos import read_photos
 from dcnas_harness.errors import BadInputError, CorruptArtefactError, ExitCode, NumericalError
 from dcnas_harness.files import sha256_of
 from dcnas_nets.photo_nets import build_photo_net
 from dcnas_retrain import photo_loop
 from dcnas_retrain.__main__ import main
-from dcnas_retrain.photo_job import PhotoJob, photo_checkpoints_of, train_photo_job
+from dcnas_retrain.fingerprint import checkpoint_folder
+from dcnas_retrain.photo_job import PhotoJob, _open_photos, photo_checkpoints_of, train_photo_job
 from dcnas_retrain.photo_loop import PhotoRun, PhotoState, start_photo_state, train_on_photos
 from dcnas_schema.genotype import uniform_genotype
 from dcnas_schema.params import Params, load_params
@@ -81,7 +85,12 @@ def test_every_kind_of_model_trains(train: Train, settings: Callable[..., Params
         assert (rows[name][0] is None) == (task_of(spec) == "denoise")
     if task_of(spec) != "denoise":
         assert rows["validation_top5_pct"] == [100, 100], "there are three classes"
-    assert (metadata.model, metadata.spec, metadata.classes, metadata.train_photos) == (model, spec, 3, 12)
+    assert (metadata.model, metadata.spec, metadata.classes, metadata.train_photos) == (
+        model,
+        spec,
+        ("cat", "dog", "owl"),
+        12,
+    )
     assert (metadata.image_size, metadata.peak_learning_rate, metadata.epochs) == (32, 0.025, 2)
     assert metadata.weights_sha256 == sha256_of(out / "weights.safetensors")
 
@@ -359,12 +368,63 @@ def test_a_damaged_or_missing_photo_set_is_refused_by_name(train: Train, tmp_pat
         train("unet_s", photos=tmp_path)
 
 
-def test_checkpoints_of_another_run_are_removed(train: Train, tmp_path: Path, settings: Callable[..., Params]) -> None:
-    """The folder of a model and seed holds the checkpoints of one run alone."""
-    for epochs in (1, 2):
-        train("dcnet_s", {"retrain_photos.epochs": epochs})
+def test_the_newest_checkpoints_of_another_run_are_kept(
+    train: Train, tmp_path: Path, settings: Callable[..., Params]
+) -> None:
+    """A change that is taken back costs no training: beside its own a run leaves those of the run before, and none that is older."""
     job = PhotoJob(
         model="dcnet_s", seed=0, settings=settings(), photos=tmp_path, genotype=None,
         scratch=tmp_path / "scratch",
     )  # fmt: skip
-    assert len(list(photo_checkpoints_of(job).iterdir())) == 1
+    folders: list[set[str]] = []
+    for number, epochs in enumerate((1, 2, 3)):
+        train("dcnet_s", {"retrain_photos.epochs": epochs})
+        folders.append({path.name for path in photo_checkpoints_of(job).iterdir()})
+        (own,) = folders[-1] - (folders[-2] if number else set())
+        os.utime(photo_checkpoints_of(job) / own, (number, number))
+    assert [len(found) for found in folders] == [1, 2, 2]
+    assert folders[0] < folders[1]
+    assert not folders[0] & folders[2]
+
+
+@pytest.mark.parametrize("name", ["torchvision", "timm", "pytorch-msssim"])
+def test_checkpoints_are_of_the_libraries_that_nets_and_losses_come_from(name: str, tmp_path: Path) -> None:
+    """Another version of one of them is another run."""
+    card = SimpleNamespace(kind="cpu", name="", threads=1, torch="")
+    execution: Any = SimpleNamespace(precision="fp32", memory_format="contiguous")
+    versions = {"torchvision": "1", "timm": "1", "pytorch-msssim": "1", "pyarrow": "1"}
+
+    def folder(**changed: str) -> Path:
+        made: Any = SimpleNamespace(
+            inputs={}, params_sha256="", seed=0, device=card, versions={**versions, **changed}
+        )  # fmt: skip
+        return checkpoint_folder(tmp_path, execution=execution, provenance=made)
+
+    assert folder() == folder(pyarrow="2") != folder(**{name: "2"})
+
+
+def test_validation_photos_get_the_memory_that_training_photos_leave(
+    tiny_photos: Path, settings: Callable[..., Params]
+) -> None:
+    """Splits of unlike size share the memory as they need it, and what does not fit takes none of it."""
+    sizes = [read_photos(tiny_photos / f"{split}.parquet").sizes for split in ("train", "validation")]
+    needed = [float(3 * pairs.prod(axis=1).sum()) / 1e6 for pairs in sizes]
+    assert needed[0] > needed[1]
+    resident = {}
+    for memory_mb in (sum(needed), needed[0], needed[1], 0.0):
+        changed = settings()
+        view = changed.photo_view.model_copy(update={"memory_mb": memory_mb})
+        changed = changed.model_copy(
+            update={
+                "photo_view": view,
+                "retrain_photos": changed.retrain_photos.model_copy(update={"train_on": "train"}),
+            }
+        )
+        job = PhotoJob(
+            model="dcnet_s", seed=0, settings=changed, photos=tiny_photos, genotype=None,
+            scratch=tiny_photos,
+        )  # fmt: skip
+        train, validation = _open_photos(job, torch.device("cpu"))
+        assert validation is not None
+        resident[memory_mb] = (train.resident, validation.resident)
+    assert list(resident.values()) == [(True, True), (True, False), (False, True), (False, False)]

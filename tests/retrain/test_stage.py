@@ -321,7 +321,7 @@ def test_checkpoints_are_of_all_code_that_dvc_counts_as_the_runs(
     execution: Any = SimpleNamespace(precision="fp32", memory_format="contiguous", device="cpu")
     job: Any = SimpleNamespace(seed=0)
     card = SimpleNamespace(kind="cpu", name="", threads=1, torch="")
-    provenance: Any = SimpleNamespace(inputs={}, params_sha256="", seed=0, device=card)
+    provenance: Any = SimpleNamespace(inputs={}, params_sha256="", seed=0, device=card, versions={})
     folder_of: dict[str, Callable[[], object]] = {
         "retrain": lambda: fingerprint.checkpoint_folder(Path(), execution=execution, provenance=provenance),
         "search_supernet": lambda: search_job._checkpoint_folder(job, execution, "plain", provenance),

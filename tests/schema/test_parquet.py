@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from dcnas_harness.errors import CorruptArtefactError, UnfitEnvironmentError
-from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
+from dcnas_schema.parquet import read_metadata, read_parquet, with_metadata, write_parquet
 
 SCHEMA = pa.schema([pa.field("number", pa.int32(), nullable=False), pa.field("image", pa.binary(2000), nullable=False)])
 
@@ -140,6 +140,16 @@ def test_a_changed_digit_in_the_metadata_is_noticed(table: Path, damaged: Callab
     assert content.count(b"31415926") == 1
     with pytest.raises(CorruptArtefactError, match=r"table\.parquet"):
         read_parquet(damaged(content.replace(b"31415926", b"31415927")), SCHEMA, Label)
+
+
+def test_a_changed_digit_is_noticed_by_whoever_reads_the_metadata_alone(
+    table: Path, damaged: Callable[[bytes], Path]
+) -> None:
+    """Reading no rows is no reason to believe a footer that does not have its SHA-256."""
+    content = table.read_bytes()
+    assert read_metadata(table, Label) == METADATA
+    with pytest.raises(CorruptArtefactError, match=r"table\.parquet .* do not have the SHA-256"):
+        read_metadata(damaged(content.replace(b"31415926", b"31415927")), Label)
 
 
 @pytest.mark.parametrize(

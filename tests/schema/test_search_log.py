@@ -54,10 +54,15 @@ def test_a_spec_names_its_candidates_and_its_net() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "text"), [({"ms": 8.0}, "8 ms"), ({"relative": 1.2, "to": "mobilenet_v2"}, "1.2 x mobilenet_v2")]
+    ("target", "text"),
+    [
+        ({"ms": 8.0}, "8 ms"),
+        ({"relative": 1.2, "to": "mobilenet_v2"}, "1.2 x mobilenet_v2"),
+        ({"reach": 0.25}, "25 % of the reach"),
+    ],
 )
-def test_targets_come_in_two_kinds(target: dict[str, Any], text: str) -> None:
-    """Milliseconds, or so many times a reference net's latency."""
+def test_targets_come_in_three_kinds(target: dict[str, Any], text: str) -> None:
+    """Milliseconds, so many times a reference net's latency, or a share of what the search space reaches."""
     assert str(TargetSpec.model_validate(target)) == text
 
 
@@ -70,10 +75,14 @@ def test_targets_come_in_two_kinds(target: dict[str, Any], text: str) -> None:
         {"to": "resnet18"},
         {"ms": 8.0, "to": "resnet18"},
         {"ms": 0.0},
+        {"reach": 0.5, "ms": 8.0},
+        {"reach": 0.5, "relative": 1.0, "to": "resnet18"},
+        {"reach": 0.5, "to": "resnet18"},
+        {"reach": 1.5},
     ],
 )
 def test_half_or_double_targets_are_refused(target: dict[str, Any]) -> None:
-    """A target is exactly one of the two kinds."""
+    """A target is exactly one of the three kinds, a share lies between 0 and 1, and a time above 0."""
     with pytest.raises(ValidationError):
         TargetSpec.model_validate(target)
 

@@ -18,7 +18,7 @@ from dcnas_harness.errors import CorruptArtefactError
 _CHUNK = 64
 """Pictures decoded by one thread at a time."""
 _AHEAD = 2
-"""Batches decoded ahead for each thread, where pictures are not resident."""
+"""Batches decoded ahead for each thread, where pictures are not resident; fewer where they would take more than `memory_mb`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +43,7 @@ class PhotoStore:
         splits: As read; all have the same classes.
 
         memory_mb: Most memory for decoded pictures on `device`, in units of 10^6 bytes: three bytes a pixel. Where it does not suffice,
-            `threads` decode batches ahead of time instead, and the pictures come out the same.
+            `threads` decode batches ahead of time instead, at least one and no more than fit into it, and the pictures come out the same.
 
     Raises:
         CorruptArtefactError: The splits have different classes, or a picture does not decode to its size.
@@ -56,6 +56,7 @@ class PhotoStore:
             )
         self.classes = splits[0].metadata.classes
         self._splits, self._device, self._threads = splits, device, threads
+        self.memory_mb = memory_mb
         self._starts = np.cumsum([0, *(len(split.labels) for split in splits)])
         sizes = np.concatenate([split.sizes for split in splits])
         self._shapes = sizes
@@ -76,6 +77,17 @@ class PhotoStore:
             CorruptArtefactError: A file is missing, damaged, or does not fit the others.
         """
         return cls([read_photos(path) for path in paths], device=device, memory_mb=memory_mb, threads=threads)
+
+    @property
+    def resident_mb(self) -> float:
+        """Memory that decoded pictures take on the device for as long as the store lives, in units of 10^6 bytes."""
+        return float(self._areas.sum()) / 1e6 if self.resident else 0.0
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Greatest height and greatest width of all pictures: what a batch of any of them is padded to at most."""
+        height, width = self._shapes.max(axis=0).tolist()
+        return height, width
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,16 +126,23 @@ class PhotoStore:
             raw = RawPhotos(pixels=of_part, sizes=self._sizes[whole], rows=rows)
             yield PhotoBatch(clean=view(raw), labels=self.labels[index], numbers=part, rows=rows)
 
-    def _pixels(self, parts: Iterable[Tensor], indices: Iterable[Tensor]) -> Iterator[Tensor]:
+    def _pixels(self, parts: Sequence[Tensor], indices: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batch x 3 x height x width, uint8, on the device."""
         if self._flat is None:
-            for padded in ordered_map(self._decode_batch, parts, threads=self._threads, ahead=_AHEAD * self._threads):
+            ahead = self._batches_ahead(max(map(len, parts), default=1))
+            for padded in ordered_map(self._decode_batch, parts, threads=self._threads, ahead=ahead):
                 yield padded.to(self._device, non_blocking=True)
         elif self._uniform:
             images = self._flat.view(len(self), 3, *self._shapes[0].tolist()) if len(self) else self._flat
             yield from (images[index] for index in indices)
         else:
             yield from (self._gathered(part.tolist(), self._flat) for part in parts)
+
+    def _batches_ahead(self, size: int) -> int:
+        """Return how many batches of `size` pictures may wait."""
+        height, width = self.largest
+        fitting = int(self.memory_mb * 1e6 // (3 * height * width * size))
+        return max(1, min(_AHEAD * self._threads, fitting))
 
     def _gathered(self, numbers: Sequence[int], flat: Tensor) -> Tensor:
         batch = self._padding(numbers)

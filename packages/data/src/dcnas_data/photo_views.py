@@ -239,22 +239,3 @@ def _shift_hue_(image: Tensor, turns: Tensor) -> None:
 
 def _channels(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return image[:, 0:1], image[:, 1:2], image[:, 2:3]
-
-
-class Normalizer:
-    """Makes a net's input of images: each channel less its mean, over its standard deviation. Noise is added before this, never after."""
-
-    def __init__(
-        self,
-        device: torch.device,
-        memory_format: torch.memory_format,
-        *,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-    ) -> None:
-        self._format = memory_format
-        self._mean, self._std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
-
-    def __call__(self, image: Tensor) -> Tensor:
-        """Return a new tensor of the same shape, in the memory format that the net wants."""
-        return (image - self._mean).div_(self._std).contiguous(memory_format=self._format)

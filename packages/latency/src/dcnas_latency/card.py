@@ -2,6 +2,7 @@
 
 import os
 import platform
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from dcnas_latency import host
@@ -28,9 +29,15 @@ def device_card(device: "torch.device | str") -> DeviceCard:
     return _cuda_card(device)
 
 
-def cpu_card(threads: int) -> DeviceCard:
-    """Return the card of this machine's processor for work on `threads` threads; torch need not be installed."""
-    values, absent = _common(threads)
+def cpu_card(threads: int, *, ask_torch: bool = True) -> DeviceCard:
+    """
+    Return the card of this machine's processor for work on `threads` threads; torch need not be installed.
+
+    Args:
+        ask_torch: Ask torch, where it is installed, for its version and the vector instructions; else its package and the processor's
+            flags are asked, without the seconds of an import.
+    """
+    values, absent = _common(threads, ask_torch=ask_torch)
     name = values.get("cpu_model") or platform.machine()
     return DeviceCard(kind="cpu", name=name, absent=absent, **values)
 
@@ -65,8 +72,8 @@ def nvml_device(device: "torch.device | str") -> NvmlDevice:
     return NvmlDevice.by_uuid(_torch_uuid(device))
 
 
-def _common(threads: int) -> tuple[dict[str, Any], dict[str, str]]:
-    version, isa = _torch_facts()
+def _common(threads: int, *, ask_torch: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
+    version, isa = _torch_facts() if ask_torch else (_installed_torch(), None)
     values, absent = read_fields({**host.card_readers(), "isa": (lambda: isa) if isa else host.isa_of_flags})
     constants = {
         "cores": os.cpu_count() or 1,
@@ -85,6 +92,13 @@ def _torch_facts() -> tuple[str, str | None]:
     except ImportError:
         return "not installed", None
     return torch.__version__, torch.backends.cpu.get_cpu_capability()
+
+
+def _installed_torch() -> str:
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _cuda_card(device: "torch.device") -> DeviceCard:

@@ -51,7 +51,8 @@ class Cell(Record):
     pointer: str
     """
     Column of the record (mean over noise levels), or field of its metadata or of a genotype, or `table,model,variant,field` of the
-    paper's CSV; of `sum_range` the field and how many models there are, of `sum_spread` that number.
+    paper's CSV; of `sum_range` the field and how many models there are, of `sum_spread` that number. Of `median_spread` and `sum_spread`
+    `device` is the time on the device, whose ends are the least and the greatest median of any seed.
     """
     decimals: int
     skip_sigma_zero: bool = False

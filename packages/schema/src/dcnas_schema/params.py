@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -84,6 +84,8 @@ class TabulateParams(Section):
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
     """Level of the intervals over seeds."""
+    sizes: dict[Literal["S", "M", "L"], Name] = Field(default_factory=dict)
+    """The paper's name of a target -> a search that aims at it, as `{L: noisy_l}`; empty: by their order, of two S and M, of one M."""
 
 
 class Params(Section):

@@ -73,8 +73,10 @@ def read_metadata(path: Path, metadata_type: type[Metadata]) -> Metadata:
     if not path.is_file():
         raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)")
     try:
-        found = (pq.read_metadata(path).metadata or {})[METADATA_KEY]
-        return metadata_type.model_validate_json(found)
+        written = pq.read_metadata(path).metadata or {}
+        if hashlib.sha256(written[METADATA_KEY]).hexdigest().encode() != written.get(_DIGEST_KEY):
+            raise ValueError("they do not have the SHA-256 that it names")
+        return metadata_type.model_validate_json(written[METADATA_KEY])
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # pydantic's ValidationError is a ValueError
         raise CorruptArtefactError(
             f"{path} does not carry metadata of this kind: {error}",
@@ -115,7 +117,10 @@ def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -
         raise CorruptArtefactError(f"{path} is damaged: {reason}", remedy=remedy) from error
     found = metadata.get(METADATA_KEY)
     if not table.schema.equals(schema) or found is None:
-        raise CorruptArtefactError(f"{path} is not the expected table: it has the columns {names}.", remedy=remedy)
+        raise CorruptArtefactError(
+            f"{path} is not the expected table, or of another version: it has the columns {names}, not {', '.join(schema.names)}.",
+            remedy=remedy,
+        )
     try:
         parsed = metadata_type.model_validate_json(found)
     except ValidationError as error:

@@ -11,7 +11,6 @@ from dcnas_schema.section import Count, Fraction, Section, Seed
 DEMO_CLASSES = 16
 """Photographs of the demo set, one class each."""
 Side = Annotated[int, Field(ge=8, le=4096)]
-Below1 = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 class ParquetColumns(Section):

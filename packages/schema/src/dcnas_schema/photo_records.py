@@ -65,7 +65,8 @@ class ChosenGenotype(Record):
 class PhotoTrainingMetadata(Record):
     """What a training log says of itself."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
+    """Version 1 had the number of classes in place of their names."""
     model: str
     seed: int
     spec: PhotoModelSpec
@@ -75,7 +76,8 @@ class PhotoTrainingMetadata(Record):
     """Seed of the search that the genotype, or a random subnet's target, comes from."""
     drawn: DrawnSubnet | None
     """Of a random subnet."""
-    classes: int
+    classes: tuple[str, ...]
+    """Names of the classes of the photo set, in the order of the net's outputs."""
     epochs: int
     batch_size: int
     peak_learning_rate: float
@@ -97,6 +99,8 @@ class ModelLatency(Record):
     """`None` where it is not to be measured."""
     setting: LatencySetting | None
     """Of the profile; where there is one, the net is built with its classes and timed at its batch, size, precision and memory format."""
+    profile_card: DeviceCard | None
+    """The device that the profile is of: what is predicted is predicted for it, wherever the net was timed."""
     predicted: PredictedLatency | None
     """`None` where no profile is given, or the profile has not the model's parts."""
     not_comparable: str | None
@@ -113,7 +117,8 @@ class ModelLatency(Record):
 class PhotoEvaluationMetadata(Record):
     """What an evaluation record says of itself."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
+    """Version 1 did not count photos that are restored exactly, nor name the profile's device."""
     model: str
     seed: int
     spec: PhotoModelSpec

@@ -28,13 +28,15 @@ RECORD = pa.schema(
         pa.field("noisy_ssim", pa.float64(), nullable=False),
         pa.field("psnr_db", pa.float64()),
         pa.field("psnr_pooled_db", pa.float64()),
+        pa.field("exact", pa.int32()),
         pa.field("ssim", pa.float64()),
         pa.field("top1_pct", pa.float64()),
     ]
 )
 """
-One row a noise level. PSNR [dB] is the mean over images of each image's; `psnr_pooled_db` is that of the mean squared error of
-all. `noisy_*` score the input itself (its PSNR at sigma 0 is unbounded, hence null). Null where the model lacks the task.
+One row a noise level. PSNR [dB] is the mean over images of each image's, without the `exact` ones, which the model restores to the last
+bit (such a PSNR is unbounded); `psnr_pooled_db` is that of the mean squared error of all. `noisy_*` score the input itself (its PSNR at
+sigma 0 is unbounded, hence null). Null where the model lacks the task.
 """
 
 PANEL = pa.schema(
@@ -141,7 +143,8 @@ class Protocol(Record):
 class EvaluationMetadata(Record):
     """What an evaluation record says of itself."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
+    """Version 1 did not count images that are restored exactly."""
     model: str
     seed: int
     spec: ModelSpec

@@ -153,11 +153,6 @@ class DerivedGenotype(Record):
     """Why not."""
     provenance: Provenance
 
-    @property
-    def target_error_pct(self) -> float:
-        """How far the prediction lies from the target, in per cent of it."""
-        return 100 * (self.predicted[self.bound].ms / self.target_ms - 1)
-
 
 def argmax_flips(choices: Sequence[Sequence[int]]) -> list[int]:
     """

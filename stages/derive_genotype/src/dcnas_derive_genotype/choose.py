@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dcnas_harness.console import progress
-from dcnas_latency.card import device_card
+from dcnas_latency.card import cpu_card
 from dcnas_latency.files import read_profile
 from dcnas_latency.models import draw_subnet, predict_space_net
 from dcnas_latency.predictor import Predictor
@@ -75,7 +75,7 @@ def choose_genotypes(job: ChoiceJob, out: Path) -> None:
         params_sha256=digest_of(job.settings),
         seed=None,
         inputs=(*read, job.profile),
-        device=device_card("cpu"),
+        device=cpu_card(1, ask_torch=False),  # arithmetic on tables, for which torch need not be imported
     )
     write_json_record(out / "provenance.json", provenance)
 

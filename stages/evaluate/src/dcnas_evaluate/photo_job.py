@@ -138,8 +138,7 @@ def evaluate_photo_job(job: PhotoJob, out: Path, ask: Ask | None = None) -> None
         execution=execution,
     )
     with device_lock(card, exclusive=False):  # whoever times this device waits for us, and we for them
-        rows = scorer.levels(f"evaluate {job.model} seed {job.seed} ({device.type} {execution.precision})")
-        panel = scorer.panel()
+        rows, panel = scorer.score(f"evaluate {job.model} seed {job.seed} ({device.type} {execution.precision})")
         cost = _cost(trained.build(classes=len(photos.classes)), settings.photo_view.size)
     metadata = PhotoEvaluationMetadata(
         model=job.model,
@@ -177,6 +176,11 @@ def _checked_training(job: PhotoJob) -> _Trained:
             f"{log} is of {training.model} seed {training.seed} ({training.spec}), not of {job.model} seed {job.seed} ({job.spec}).",
             remedy="train the model again with these parameters: dvc repro",
         )
+    if training.image_size != (size := job.settings.photo_view.size):
+        raise CorruptArtefactError(
+            f"{weights} was trained at {training.image_size}x{training.image_size} pixels; photo_view.size is {size}.",
+            remedy="train the model again at this size: dvc repro",
+        )
     if not weights.is_file():
         raise CorruptArtefactError(f"{weights} does not exist.", remedy="run: dvc repro (or dvc pull)")
     if sha256_of(weights) != training.weights_sha256:
@@ -188,9 +192,13 @@ def _checked_training(job: PhotoJob) -> _Trained:
 
 
 def _trained_model(trained: _Trained, photos: PhotoStore) -> nn.Module:
-    if trained.metadata.classes != len(photos.classes):
+    if trained.metadata.classes != photos.classes:
+        mine, theirs = (
+            ", ".join(name for name in some if name not in others) or f"{len(some)} in another order"
+            for some, others in ((trained.metadata.classes, photos.classes), (photos.classes, trained.metadata.classes))
+        )
         raise CorruptArtefactError(
-            f"{trained.weights} was trained on {trained.metadata.classes} classes; the test photos have {len(photos.classes)}.",
+            f"{trained.weights} was trained on other classes than those of the test photos: {mine} against {theirs}.",
             remedy="train the model again on this photo set: dvc repro",
         )
     model = trained.build(classes=len(photos.classes))
@@ -215,10 +223,10 @@ def _latency(
 ) -> ModelLatency:
     params = job.settings.evaluate_photos.latency
     size = job.settings.photo_view.size
-    setting = predicted = not_comparable = None
+    setting = profile_card = predicted = not_comparable = None
     if job.profile is not None:
         entries, profile = read_profile(job.profile)
-        setting = profile.setting
+        setting, profile_card = profile.setting, profile.device
         found = predict_model(job.spec, trained.metadata.genotype, Predictor.of(entries, profile), setting)
         predicted = None if found is None else PredictedLatency(ms=found.ms, low_ms=found.low_ms, high_ms=found.high_ms)
         not_comparable = _why_not_comparable(profile, setting, card)
@@ -241,7 +249,13 @@ def _latency(
             scratch=str(job.scratch),
         )
         measured = measured_latency(question, ask)
-    return ModelLatency(measured=measured, setting=setting, predicted=predicted, not_comparable=not_comparable)
+    return ModelLatency(
+        measured=measured,
+        setting=setting,
+        profile_card=profile_card,
+        predicted=predicted,
+        not_comparable=not_comparable,
+    )
 
 
 def _why_not_comparable(profile: ProfileMetadata, setting: LatencySetting, card: DeviceCard) -> str | None:

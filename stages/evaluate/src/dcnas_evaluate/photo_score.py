@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dcnas_data.noise import evaluation_noise
 from dcnas_data.photo_loader import PhotoBatch, PhotoStore
 from dcnas_data.photo_views import CentreView
-from dcnas_evaluate.score import rgb_bytes, row_of
+from dcnas_evaluate.score import judged, rgb_bytes, row_of
 from dcnas_harness.console import progress
 from dcnas_nets.space import SpaceOutput
 from dcnas_schema.photo_params import PhotoViewParams
@@ -33,32 +33,32 @@ class Scorer:
     params: EvaluatePhotosParams
     execution: Execution
 
-    def levels(self, label: str) -> list[dict[str, Any]]:
-        """Return one row of `PHOTO_RECORD` for each noise level, over all photos; each photo is decoded once for all levels."""
+    def score(self, label: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """
+        Return one row of `PHOTO_RECORD` for each noise level, over all photos; and rows of `PHOTO_PANEL`: the first photos of as many
+        classes as there are, with the noise that they are scored with. Each photo is decoded once.
+        """
+        wanted = first_of_each_class(self.photos.labels.tolist(), self.params.panel.images)
+        shown = self.params.panel.sigmas
         found: list[dict[str, list[Tensor]]] = [{} for _ in self.noise.sigmas]
+        panel: list[dict[str, Any]] = []
         done = 0
         with progress(label, len(self.photos)) as report:
             for batch in self.photos.in_order(self.params.batch_size, CentreView(self.view)):
-                for level in range(len(self.noise.sigmas)):
+                for level, sigma in enumerate(self.noise.sigmas):
                     noisy = self._noisy(batch, level)
-                    for name, values in _scores(self._run(noisy), noisy, batch).items():
+                    output = self._run(noisy)
+                    for name, values in _scores(output, noisy, batch).items():
                         found[level].setdefault(name, []).append(values)
+                    if sigma in shown:
+                        panel += _panel_rows(output, noisy, batch, sigma, wanted)
                 done += len(batch.labels)
                 report.update(done)
-        return [
+        rows = [
             _row(sigma, {name: torch.cat(values) for name, values in scores.items()})
             for sigma, scores in zip(self.noise.sigmas, found, strict=True)
         ]
-
-    def panel(self) -> list[dict[str, Any]]:
-        """Return rows of `PHOTO_PANEL`: the first photos of as many classes as there are, with the noise that they are scored with."""
-        wanted = first_of_each_class(self.photos.labels.tolist(), self.params.panel.images)
-        rows = []
-        for batch in self.photos.in_order(self.params.batch_size, CentreView(self.view)):
-            for sigma in self.params.panel.sigmas if set(batch.numbers.tolist()) & wanted else ():
-                noisy = self._noisy(batch, self.noise.sigmas.index(sigma))
-                rows += [row for row in _panel_rows(self._run(noisy), noisy, batch, sigma) if row["image"] in wanted]
-        return sorted(rows, key=lambda row: (self.params.panel.sigmas.index(row["sigma"]), row["image"]))
+        return rows, sorted(panel, key=lambda row: (shown.index(row["sigma"]), row["image"]))
 
     def _noisy(self, batch: PhotoBatch, level: int) -> Tensor:
         """Add noise that depends on (seed, image, level) alone."""
@@ -93,7 +93,8 @@ def _scores(output: SpaceOutput, noisy: Tensor, batch: PhotoBatch) -> dict[str, 
         scores["error"] = squared_error_per_image(output.restored, clean)
         scores["ssim"] = ssim_per_image(output.restored, clean)
     if output.logits is not None:
-        right = {count: correct_among(output.logits.float(), batch.labels, count).double() for count in _TOP}
+        logits = output.logits.float()
+        right = {count: judged(correct_among(logits, batch.labels, count), logits) for count in _TOP}
         scores["correct"], scores["correct_5"] = right[1], right[5]
     return {name: values.cpu() for name, values in scores.items()}
 
@@ -103,8 +104,13 @@ def _row(sigma: float, scores: dict[str, Tensor]) -> dict[str, Any]:
     return {**row_of(sigma, scores), "top5_pct": top5}
 
 
-def _panel_rows(output: SpaceOutput, noisy: Tensor, batch: PhotoBatch, sigma: float) -> Iterator[dict[str, Any]]:
+def _panel_rows(
+    output: SpaceOutput, noisy: Tensor, batch: PhotoBatch, sigma: float, wanted: set[int]
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of those photos of the batch whose numbers are wanted."""
     for i, number in enumerate(batch.numbers.tolist()):
+        if number not in wanted:
+            continue
         yield {
             "image": number,
             "sigma": sigma,

@@ -90,8 +90,13 @@ def _score(output: Output, noisy: Tensor, batch: SceneBatch) -> dict[str, Tensor
         scores["error"] = squared_error_per_image(output.restored, batch.clean)
         scores["ssim"] = ssim_per_image(output.restored, clean)
     if output.logits is not None:
-        scores["correct"] = correct_digits(output.logits, batch.labels).double()
+        scores["correct"] = judged(correct_digits(output.logits, batch.labels), output.logits)
     return {name: values.cpu() for name, values in scores.items()}
+
+
+def judged(correct: Tensor, logits: Tensor) -> Tensor:
+    """Return what is correct, float64; NaN where logits, classes last, are no numbers, of which argmax would still name a class."""
+    return correct.double().where(logits.isfinite().all(-1), torch.nan)
 
 
 def row_of(sigma: float, scores: dict[str, Tensor]) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def row_of(sigma: float, scores: dict[str, Tensor]) -> dict[str, Any]:
     Return a row of `RECORD` from scores image by image, float64; columns of a task that has none are null.
 
     Raises:
-        NumericalError: A score is NaN.
+        NumericalError: A score is NaN, or no image has a finite PSNR.
     """
     for name, values in scores.items():
         if values.isnan().any():
@@ -115,16 +120,31 @@ def row_of(sigma: float, scores: dict[str, Tensor]) -> dict[str, Any]:
         "noisy_ssim": float(scores["noisy_ssim"].double().mean()),
         "psnr_db": None,
         "psnr_pooled_db": None,
+        "exact": None,
         "ssim": None,
         "top1_pct": None,
     }
     if "error" in scores:
-        row["psnr_db"] = float(psnr_db(scores["error"]).mean())
-        row["psnr_pooled_db"] = float(psnr_db(scores["error"].mean()))
+        row |= _psnr(sigma, scores["error"])
         row["ssim"] = float(scores["ssim"].double().mean())
     if "correct" in scores:
         row["top1_pct"] = 100 * float(scores["correct"].mean())
     return row
+
+
+def _psnr(sigma: float, error: Tensor) -> dict[str, Any]:
+    """Return the columns of PSNR; images that are restored exactly have none and are counted instead."""
+    finite = error[error > 0]
+    if not len(finite):
+        raise NumericalError(
+            f"All {len(error)} test images are restored to the last bit at sigma {sigma:g}: their PSNR is unbounded.",
+            remedy="leave this noise level out, or test on other images",
+        )
+    return {
+        "psnr_db": float(psnr_db(finite).mean()),
+        "psnr_pooled_db": float(psnr_db(error.mean())),
+        "exact": len(error) - len(finite),
+    }
 
 
 def rgb_bytes(image: Tensor) -> bytes:

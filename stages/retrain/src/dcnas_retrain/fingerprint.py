@@ -13,10 +13,15 @@ from dcnas_training.execution import Execution
 _CODE = ("dcnas_retrain", "dcnas_training", "dcnas_nets", "dcnas_data", "dcnas_schema")
 """The schema too: it holds the search space, whose sizes are the net's."""
 
+_LIBRARIES = ("torchvision", "timm", "pytorch-msssim")
+"""Beside torch, where nets, views and losses come from."""
+
 
 def checkpoint_folder(siblings: Path, *, execution: Execution, provenance: Provenance, team: Team = ALONE) -> Path:
     """
-    Return the folder for the checkpoints of a run, and remove its siblings: no run takes those of other code, parameters or data up again.
+    Return the folder for the checkpoints of a run, and remove its siblings but the newest one.
+
+    A run takes up none of other code, parameters, data or library versions; but whoever takes a change back finds what was trained before.
 
     Args:
         siblings: Folder of all checkpoints of a model and seed; the caller holds its lock.
@@ -31,13 +36,14 @@ def checkpoint_folder(siblings: Path, *, execution: Execution, provenance: Prove
             "execution": f"{execution.precision} {execution.memory_format}",
             "device": _fingerprint(provenance.device),
             **({"processes": str(team.size)} if team.size > 1 else {}),
+            **{name: provenance.versions.get(name, "") for name in _LIBRARIES},
         },
         _CODE,
     )
     folder = siblings / digest[:24]
-    for other in siblings.glob("*"):
-        if other != folder and team.leads:
-            shutil.rmtree(other)
+    others = sorted((path for path in siblings.glob("*") if path != folder), key=lambda path: path.stat().st_mtime)
+    for other in others[:-1] if team.leads else ():
+        shutil.rmtree(other)
     return folder
 
 

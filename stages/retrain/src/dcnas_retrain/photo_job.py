@@ -130,7 +130,7 @@ def _train_together(job: PhotoJob, out: Path, device: torch.device, team: Team) 
         genotype=chosen.genotype,
         search_seed=chosen.search_seed,
         drawn=chosen.drawn,
-        classes=len(train.classes),
+        classes=train.classes,
         epochs=run.epochs,
         batch_size=params.batch_size,
         peak_learning_rate=run.peak_rate,
@@ -156,12 +156,10 @@ def _open_photos(job: PhotoJob, device: torch.device) -> tuple[PhotoStore, Photo
     groups = (
         [list(paths.values())] if params.train_on == "train_and_validation" else [[path] for path in paths.values()]
     )
-    stores = [
-        PhotoStore.open(
-            group, device=device, memory_mb=settings.photo_view.memory_mb / len(groups), threads=settings.device.threads
-        )
-        for group in groups
-    ]
+    stores: list[PhotoStore] = []
+    for group in groups:  # the first, which every epoch reads, takes what it needs; the next what is left
+        left = settings.photo_view.memory_mb - sum(store.resident_mb for store in stores)
+        stores.append(PhotoStore.open(group, device=device, memory_mb=left, threads=settings.device.threads))
     if len(stores[0]) < params.batch_size:
         raise BadInputError(
             f"retrain_photos.batch_size is {params.batch_size}, more than the {len(stores[0])} photos to train on.",
