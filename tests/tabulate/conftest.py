@@ -80,7 +80,9 @@ class PhotoWorkshop:
             profile=profile,
             reference=project / "data/reference/paper_tables.csv",
         )
-        self._setting = read_profile(profile)[1].setting
+        self._setting = read_profile(profile)[1].setting.model_copy(
+            update={"runtime": "torch_eager", "threads": 2, "precision": "fp32", "memory_format": "channels_last"}
+        )
 
     def record(  # noqa: PLR0913 # the facts of a record
         self,
@@ -94,9 +96,14 @@ class PhotoWorkshop:
         noise: Sequence[str] = (),
         genotype: Genotype | None = None,
         card: DeviceCard | None = None,
+        profile_card: DeviceCard | None = None,
         inputs: Mapping[str, str] | None = None,
         macs: int = 3_000_000,
         classes: Sequence[str] = CLASSES,
+        search_seed: int | None = None,
+        epochs: int = 2,
+        exact: int | None = None,
+        **latency_facts: Any,
     ) -> Path:
         """Write record and panel of one run; return its folder."""
         spec = self.params.photo_models[model]
@@ -106,17 +113,18 @@ class PhotoWorkshop:
         made = self._provenance(item=f"{model}-{seed}", seed=seed)
         made = made.model_copy(update={"inputs": dict(inputs or {}), "device": card or made.device})
         latency = ModelLatency(
-            measured=None if median_ms is None else measured(median_ms, noise),
+            measured=None if median_ms is None else measured(median_ms, noise).model_copy(update=latency_facts),
             setting=self._setting,
+            profile_card=profile_card or card or made.device,
             predicted=None
             if predicted_ms is None
             else PredictedLatency(ms=predicted_ms, low_ms=predicted_ms - 0.5, high_ms=predicted_ms + 0.5),
             not_comparable=not_comparable,
         )
         metadata = PhotoEvaluationMetadata(
-            model=model, seed=seed, spec=spec, genotype=genotype, search_seed=None,
+            model=model, seed=seed, spec=spec, genotype=genotype, search_seed=seed if search_seed is None else search_seed,
             drawn=DrawnSubnet(target_ms=5.0, predicted_ms=5.01, draws=7) if drawn else None,
-            classes=tuple(classes), epochs=2, image_size=32,
+            classes=tuple(classes), epochs=epochs, image_size=32,
             protocol=Protocol(sigmas=SIGMAS, clip_noisy=False, noise_seed=0, precision="fp32"),
             cost=NetCost(macs=macs, parameters=12_345), latency=latency, provenance=made,
         )  # fmt: skip
@@ -128,6 +136,7 @@ class PhotoWorkshop:
                 "images": 5,
                 "noisy_psnr_db": 12.0 if s else None,
                 "noisy_ssim": 0.9 - s / 2,
+                "exact": exact,
                 **values,
             }
             for s, values in zip(SIGMAS, levels, strict=True)

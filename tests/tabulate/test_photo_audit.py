@@ -116,7 +116,7 @@ class Project:
         )
         metadata = PhotoTrainingMetadata(
             model=MODEL, seed=0, spec=self._workshop.params.photo_models[MODEL], genotype=genotype, search_seed=0, drawn=None,
-            classes=3, epochs=2, batch_size=4, peak_learning_rate=0.1, train_photos=12, image_size=32, precision="fp32",
+            classes=("a", "b", "c"), epochs=2, batch_size=4, peak_learning_rate=0.1, train_photos=12, image_size=32, precision="fp32",
             memory_format="channels_last", weights_sha256="0" * 64,
             provenance=self._made("retrain", item, self._seen(f"retrain_photos@{item}")),
         )  # fmt: skip

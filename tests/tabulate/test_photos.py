@@ -18,7 +18,7 @@ from scipy import stats
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_latency.files import read_profile, write_profile
 from dcnas_lineage.cells import NOTHING, derive
-from dcnas_lineage.records import read_genotype
+from dcnas_lineage.records import read_genotype, read_record
 from dcnas_schema.cells import CellMap
 from dcnas_schema.genotype import uniform_genotype
 from dcnas_schema.json_files import write_json_record
@@ -31,8 +31,9 @@ from dcnas_schema.search_params import SearchSpec, TargetSpec
 from dcnas_tabulate import photo_figures, photo_job
 from dcnas_tabulate.drawing import new_figure
 from dcnas_tabulate.labels import label_points
+from dcnas_tabulate.latency_keys import drawn_latency
 from dcnas_tabulate.paper_rows import CLEAN, PAPER_ROWS, Book
-from dcnas_tabulate.photo_layout import LEFT_OUT, PhotoRun, PhotoTables, table_rows
+from dcnas_tabulate.photo_layout import LEFT_OUT, UNNAMED, PhotoRun, PhotoTables, table_rows
 from dcnas_tabulate.photo_records import read_photo_runs
 from dcnas_tabulate.photo_tables import NAMES
 
@@ -358,14 +359,32 @@ def test_photos_to_train_on_are_those_that_were(photo_workshop: Workshop, train_
 
 @pytest.mark.usefixtures("undrawn")
 def test_predictions_for_two_devices_stand_in_two_columns(photo_workshop: Workshop, card: DeviceCard) -> None:
-    """What a profile predicts for one device never shares a column with what another predicts for another; nor do their errors."""
+    """
+    What a profile predicts for one device never shares a column with what another predicts for another; nor do their errors. The device is
+    the profile's, wherever the net was timed.
+    """
+    edge = card.model_copy(update={"name": "Edge box"})
     photo_workshop.record("c_nas_s", levels=quality(0, *CLASSIFIED), median_ms=5.0, predicted_ms=5.0)
-    other = card.model_copy(update={"name": "Edge box"})
-    photo_workshop.record("dc_nas_s", levels=quality(), median_ms=9.0, predicted_ms=9.9, card=other)
-    results = photo_workshop.run(run_models=("c_nas_s", "dc_nas_s"))
+    photo_workshop.record("dc_nas_s", levels=quality(), median_ms=9.0, predicted_ms=9.9, card=edge)
+    photo_workshop.record(
+        "d_nas_m",
+        levels=quality(0, *RESTORED),
+        median_ms=7.0,
+        predicted_ms=3.0,
+        profile_card=edge,
+        not_comparable="edge",
+    )
+    results = photo_workshop.run(run_models=("c_nas_s", "dc_nas_s", "d_nas_m"))
     row = table(results, "table_3")["DC-NAS S"]
-    assert (row["Predicted (ms) on Edge box"], row["Prediction off (%) on Edge box"]) == ("9.90 [9.40, 10.40]", "+10.0")
-    assert (row["Predicted (ms) on Test CPU"], row["Prediction off (%) on Test CPU"]) == (NOTHING, NOTHING)
+    assert (row["Predicted (ms) for Edge box"], row["Prediction off (%) for Edge box"]) == (
+        "9.90 [9.40, 10.40]",
+        "+10.0",
+    )
+    assert (row["Predicted (ms) for Test CPU"], row["Prediction off (%) for Test CPU"]) == (NOTHING, NOTHING)
+    timed_here = table(results, "table_2")["D-NAS M"]
+    assert timed_here["Latency (ms) on Test CPU"] == "7.00 [6.90, 7.20]"
+    assert timed_here["Predicted (ms) for Edge box"] == "3.00 [2.50, 3.50]"
+    assert timed_here["Predicted (ms) for Test CPU"] == NOTHING
     assert "latency synchronised, on 2 devices" in (results / "table_3.md").read_text(encoding="utf-8")
 
 
@@ -389,7 +408,7 @@ def test_a_noisy_latency_is_marked_in_the_figures(photo_workshop: Workshop) -> N
         PhotoTables.of(photo_workshop.params), run_models=("c_nas_s", "dc_nas_s"), seeds=(0,)
     )
     runs = read_photo_runs(settings, photo_workshop.sources.records)
-    points = photo_figures.points_of(runs, "top1_pct", confidence=0.95, at_zero=False)
+    points = photo_figures.points_of(runs, "top1_pct", device=drawn_latency(runs)[0], confidence=0.95, at_zero=False)
     assert [point.label for point in points] == [f"{runs[0].label} †", runs[1].label]
 
 
@@ -420,6 +439,168 @@ def test_latencies_of_two_devices_stand_in_two_columns(photo_workshop: Workshop,
     row = table(photo_workshop.run(run_models=("unet_s", "unet_m")), "table_2")["UNet-M"]
     assert row["Latency (ms) on Edge box"] == "9.00 [8.90, 9.20]"
     assert row["Latency (ms) on Test CPU"] == NOTHING
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("changes", "facts", "title"),
+    [
+        ({"torch": "9.9"}, {}, "Test CPU (torch 9.9)"),
+        ({"cudnn": 91002}, {}, "Test CPU (cudnn 91002)"),
+        ({}, {"precision": "bf16"}, "Test CPU (precision bf16)"),
+        ({}, {"memory_format": "contiguous"}, "Test CPU (memory format contiguous)"),
+    ],
+    ids=["torch", "cuDNN", "precision", "memory format"],
+)
+def test_latencies_of_other_libraries_or_settings_stand_apart(
+    photo_workshop: Workshop, card: DeviceCard, changes: Mapping[str, Any], facts: Mapping[str, Any], title: str
+) -> None:
+    """On one device too a latency is of its libraries, precision and memory format: another one has a column that names it."""
+    photo_workshop.record("unet_s", levels=quality(0, *RESTORED), median_ms=5.0)
+    other = card.model_copy(update=changes)
+    photo_workshop.record("unet_m", levels=quality(0, *RESTORED), median_ms=9.0, card=other, **facts)
+    rows = table(photo_workshop.run(run_models=("unet_s", "unet_m")), "table_2")
+    assert rows["UNet-M"][f"Latency (ms) on {title}"] == "9.00 [8.90, 9.20]"
+    assert rows["UNet-S"][f"Latency (ms) on {title}"] == NOTHING
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_time_on_the_device_stands_beside_that_on_the_wall(photo_workshop: Workshop) -> None:
+    """On CUDA there are two figures; where none was told there is no column."""
+    for seed in (0, 1):
+        photo_workshop.record(
+            "unet_s", seed, levels=quality(0, *RESTORED), median_ms=5.0, device_median_ms=4.5 + seed / 10
+        )
+        photo_workshop.record(
+            "mobilenet_v3_small", seed, levels=quality(0, *CLASSIFIED), median_ms=3.0, device_median_ms=2.0
+        )
+    results = photo_workshop.run(run_models=S_MODELS[:2], seeds=(0, 1))
+    rows = table(results, "table_3")
+    assert rows["UNet-S"]["Device time (ms)"] == "4.55 [4.50, 4.60]"
+    assert rows["UNet-S + MobileNetV3"]["Device time (ms)"] == "6.55 [6.50, 6.60]"
+    text = (results / "table_3.md").read_text(encoding="utf-8")
+    assert "Device time: median over seeds" in text
+    assert text.count("UNet-S 9/10, 9/10") == 1
+    photo_workshop.record("unet_m", levels=quality(0, *RESTORED), median_ms=5.0)
+    alone = photo_workshop.run("alone", run_models=("unet_m",))
+    assert "Device time" not in (alone / "table_2.md").read_text(encoding="utf-8")
+
+
+def test_a_figure_shows_the_latencies_of_one_device_and_names_it(photo_workshop: Workshop, card: DeviceCard) -> None:
+    """One axis holds the latencies of the device with the most records; those of others stay in the tables."""
+    edge = card.model_copy(update={"name": "Edge box"})
+    for model, made in (("c_nas_s", card), ("dc_nas_s", edge), ("unet_s", edge)):
+        photo_workshop.record(model, levels=quality(), median_ms=4.0, card=made)
+    names = ("c_nas_s", "dc_nas_s", "unet_s")
+    settings = dataclasses.replace(PhotoTables.of(photo_workshop.params), run_models=names, seeds=(0,))
+    runs = read_photo_runs(settings, photo_workshop.sources.records)
+    device, label = drawn_latency(runs)
+    assert label == "measured latency (ms), Edge box"
+    points = photo_figures.points_of(runs, "psnr_db", device=device, confidence=0.95, at_zero=False)
+    assert [point.label for point in points] == [run.label for run in runs[1:]]
+    assert drawn_latency([]) == (None, "measured latency (ms)")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_intervals_that_hide_a_single_search_say_so(photo_workshop: Workshop) -> None:
+    """Three trainings of the net of one search tell nothing of searching: a note counts both, and random subnets are not beaten."""
+    for seed in range(3):
+        photo_workshop.record("dc_nas_s", seed, levels=quality(9.0 + seed), search_seed=0)
+        photo_workshop.record("dc_random_s", seed, levels=quality(0.9 * seed), search_seed=0)
+    names = ("dc_nas_s", "dc_random_s")
+    one = photo_workshop.run("one", run_models=names, seeds=(0, 1, 2))
+    note = "The interval covers training alone, not the search: DC-NAS S (1 search, 3 trainings)"
+    assert note in (one / "table_3.md").read_text(encoding="utf-8")
+    assert "**" not in table(one, "table_3")["DC-NAS S"]["PSNR (dB)"]
+    read_record.cache_clear()
+    for seed in range(3):
+        photo_workshop.record("dc_nas_s", seed, levels=quality(9.0 + seed), search_seed=seed)
+    three = photo_workshop.run("three", run_models=names, seeds=(0, 1, 2))
+    assert "not the search" not in (three / "table_3.md").read_text(encoding="utf-8")
+    assert table(three, "table_3")["DC-NAS S"]["PSNR (dB)"].startswith("**")
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(("epochs", "marked"), [(2, True), (3, False)])
+def test_models_are_compared_over_common_seeds_of_as_many_epochs(
+    photo_workshop: Workshop, epochs: int, marked: bool
+) -> None:
+    """A missing record takes its seed from the comparison and no more; trainings of other lengths are not compared."""
+    for seed in range(3):
+        photo_workshop.record("dc_nas_s", seed, levels=quality(5.0 * seed))
+    for seed in (0, 2):
+        photo_workshop.record("unet_s", seed, levels=quality(5.0 * seed - 1 + seed / 50, *RESTORED), epochs=epochs)
+    rows = table(photo_workshop.run(run_models=("dc_nas_s", "unet_s"), seeds=(0, 1, 2)), "table_3")
+    assert rows["DC-NAS S"]["PSNR (dB)"].startswith("**") == marked
+
+
+def test_a_fourth_target_takes_no_row_without_a_word(tiny_params: Callable[..., Params]) -> None:
+    """Of four targets that run nobody tells which is M: rows say so. Those that do not run count for nothing, and names settle it."""
+    plain = PhotoTables.of(tiny_params())
+    fourth = {
+        **plain.searches,
+        "noisy_xl": plain.searches["noisy_l"].model_copy(update={"target": TargetSpec(reach=0.9)}),
+    }
+    recipe = ("noisy_s", "noisy_m", "noisy_l")
+
+    def found(running: Sequence[str], sizes: Mapping[str, str]) -> dict[str, Any]:
+        settings = dataclasses.replace(plain, searches=fourth, run_searches=running, sizes=sizes)
+        runs = [
+            PhotoRun(model=name, label=name, spec=plain.models[name], seeds=(), paths=(), metadata=(), wanted=1)
+            for name in ("c_nas_s", "unet_s")
+        ]
+        return {row.label: row for row in table_rows(runs, settings.book)["3"]}
+
+    without = found((*recipe, "noisy_xl"), {})
+    assert (without["C-NAS S"].absent, without["C-NAS S"].runs) == (UNNAMED, ())
+    assert without["LPIENet 0.25x"].absent == LEFT_OUT
+    assert "c_nas_s" in without
+    for rows in (found(recipe, {}), found((*recipe, "noisy_xl"), {"S": "noisy_s", "L": "noisy_xl"})):
+        assert rows["C-NAS S"].run is not None
+    two = dataclasses.replace(plain, sizes={"S": "noisy_s", "L": "noisy_l"}).book
+    assert two.sizes[plain.searches["noisy_l"].target] == "L"
+    with pytest.raises(BadInputError, match=r"tabulate\.sizes\.M names 'noisy'"):
+        dataclasses.replace(plain, sizes={"M": "noisy"}).book  # noqa: B018 # the property checks
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_pooled_psnr_stands_in_tables_of_photos_too(photo_workshop: Workshop) -> None:
+    """The protocol reports it beside the mean; photos that are restored exactly are counted below, for neither mean holds them."""
+    levels = [{**level, "psnr_pooled_db": 21.0} for level in quality(0, *RESTORED)]
+    photo_workshop.record("unet_s", levels=levels, exact=1)
+    results = photo_workshop.run(run_models=("unet_s",))
+    assert table(results, "table_2")["UNet-S"]["PSNR, pooled (dB)"] == "21.00"
+    text = (results / "table_2.md").read_text(encoding="utf-8")
+    assert "left out of the mean PSNR: 3 images" in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_top_5_is_told_of_a_hundred_classes(photo_workshop: Workshop) -> None:
+    """Of three classes top-5 is always right and says nothing."""
+    photo_workshop.record("dc_nas_s", levels=quality())
+    assert "Top-5 (%)" not in table(photo_workshop.run("few", run_models=("dc_nas_s",)), "table_3")["DC-NAS S"]
+    read_record.cache_clear()
+    photo_workshop.record("dc_nas_s", levels=quality(), classes=[f"c{number}" for number in range(100)])
+    many = photo_workshop.run("many", run_models=("dc_nas_s",))
+    assert table(many, "table_3")["DC-NAS S"]["Top-5 (%)"] == "75.0"
+    assert "Top-5, σ=0 (%)" in (many / "table_clean.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_notes_speak_of_their_own_table(photo_workshop: Workshop) -> None:
+    """Under the classifiers on clean photos stands no word on PSNR; the timed net's classes stand where the timed net is spoken of."""
+    photo_workshop.record("dc_nas_s", levels=quality(), median_ms=4.0)
+    results = photo_workshop.run(run_models=("dc_nas_s",))
+    third, clean = ((results / f"{name}.md").read_text(encoding="utf-8") for name in ("table_3", "table_clean"))
+    assert "for PSNR also over those above 0" in third
+    assert "PSNR" not in clean
+    assert "accuracy at σ = 0 alone where the column says so" in clean
+    setting = photo_workshop._setting
+    assert f"a whole batch of 32 photos of 32x32 pixels by a net of {setting.classes} classes" in third
+    assert "MACs of one photo of 32x32 pixels, 3 classes" in third
+    assert "Of fewer than 20 passes the percentiles are little else" in third
+    assert "assumed 127,720" in third
+    assert "on its own device (GeForce RTX 3090), not synchronised" in third
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -22,6 +22,8 @@ NOISY = "†"
 """Printed behind a latency that is not to be relied on; `latency_doubts` says why."""
 SEEDS_DIFFER_PCT = 5.0
 """Medians of one net that differ by more than this between seeds tell of the machine: the seed changes weights, not work."""
+DEVICE = "device"
+"""Pointer of a latency that is the time on the device, not that on the wall."""
 DERIVED = "‡"
 """Printed behind a figure of the paper that is not printed there but follows from what is."""
 _DERIVED_BY_NOTE = {"psnr_db": "PSNR from the text"}
@@ -73,7 +75,7 @@ def seed_values(cell: Cell, root: Path) -> list[float]:
     Return the cell's pointed-to quantity for each source: its mean over the cell's noise levels; empty where it is not there.
 
     Raises:
-        CorruptArtefactError: A record holds NaN: without it the mean of the others would pass for that of all.
+        CorruptArtefactError: A record holds NaN or infinity: without it the mean of the others would pass for that of all.
     """
     values = []
     for source in cell.sources:
@@ -84,7 +86,7 @@ def seed_values(cell: Cell, root: Path) -> list[float]:
         wanted = sigmas > 0 if cell.skip_sigma_zero else sigmas == 0 if cell.only_sigma_zero else sigmas >= 0
         if not wanted.any() or not there[wanted].all():
             continue
-        if np.isnan(column[wanted]).any():
+        if not np.isfinite(column[wanted]).all():
             raise CorruptArtefactError(
                 f"{source}: {cell.pointer} holds what is no number.", remedy="evaluate the model again: dvc repro"
             )
@@ -168,18 +170,19 @@ def doubts_of(sources: Sequence[str], root: Path) -> list[str]:
 
 
 def _median_spread(cell: Cell, root: Path) -> Derived:
-    latencies = latencies_of(cell.sources, root)
-    if not latencies:
+    figures = _figures(cell.sources, root, cell.pointer)
+    if not figures:
         return Derived(text=NOTHING, value=None)
-    return _spread(*_median_of(latencies), cell.decimals, noisy=bool(doubts_of(cell.sources, root)))
+    return _spread(*_median_of(figures), cell.decimals, noisy=bool(doubts_of(cell.sources, root)))
 
 
 def _sum_of_spreads(cell: Cell, root: Path) -> Derived:
     """Models that run one after another: their medians add up, and so do the ends of their spreads."""
-    groups = [latencies_of(group, root) for group in _grouped(cell.sources, root, _model_of).values()]
-    if len(groups) != int(cell.pointer) or not all(groups):
+    *kind, count = cell.pointer.split(",")
+    groups = [_figures(group, root, "".join(kind)) for group in _grouped(cell.sources, root, _model_of).values()]
+    if len(groups) != int(count) or not all(groups):
         return Derived(text=NOTHING, value=None)
-    medians, lows, highs = zip(*(_median_of(latencies) for latencies in groups), strict=True)
+    medians, lows, highs = zip(*(_median_of(figures) for figures in groups), strict=True)
     return _spread(sum(medians), sum(lows), sum(highs), cell.decimals, noisy=bool(doubts_of(cell.sources, root)))
 
 
@@ -267,10 +270,18 @@ def _mark(noisy: bool) -> str:
     return f" {NOISY}" if noisy else ""
 
 
-def _median_of(latencies: Sequence[MeasuredLatency]) -> tuple[float, float, float]:
+def _figures(sources: Sequence[str], root: Path, kind: str) -> list[tuple[float, float, float]]:
+    """Return median, 5th and 95th percentile of each record in ms; of the time on the device there is the median alone."""
+    found = latencies_of(sources, root)
+    if kind == DEVICE:
+        return [(ms, ms, ms) for latency in found if (ms := latency.device_median_ms) is not None]
+    return [(latency.median_ms, latency.p5_ms, latency.p95_ms) for latency in found]
+
+
+def _median_of(figures: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
     """Return the median of the medians, the least 5th and the greatest 95th percentile, in ms."""
-    median = float(np.median([latency.median_ms for latency in latencies]))
-    return median, min(latency.p5_ms for latency in latencies), max(latency.p95_ms for latency in latencies)
+    medians, lows, highs = zip(*figures, strict=True)
+    return float(np.median(medians)), min(lows), max(highs)
 
 
 def _ranged(values: Sequence[float], decimals: int) -> Derived:

@@ -12,6 +12,7 @@ from dcnas_schema.params import Params
 from dcnas_tabulate.figure_maps import map_digits
 from dcnas_tabulate.figures import curves, draw_curves, draw_panel
 from dcnas_tabulate.latency_figures import draw_latency
+from dcnas_tabulate.latency_keys import key_titles, latency_columns, measured_key
 from dcnas_tabulate.latency_page import LatencyResult, latency_csv, latency_markdown, latency_section
 from dcnas_tabulate.layout import Run, layouts
 from dcnas_tabulate.notes import footer
@@ -43,8 +44,13 @@ def tabulate(params: Params, records: Path, reference_file: Path, out: Path, pro
     runs = read_runs(params, records)
     shown = None if profile is None else LatencyResult.read(profile)
     confidence = params.tabulate.confidence
+    found = [metadata for run in runs for metadata in run.metadata]
+    latencies = latency_columns(found, key_titles(map(measured_key, found)))
     with progress("tabulate", 3) as report:
-        tables = [build_table(layout, confidence=confidence, reference_file=reference_file) for layout in layouts(runs)]
+        tables = [
+            build_table(layout, confidence=confidence, reference_file=reference_file)
+            for layout in layouts(runs, latencies)
+        ]
         for table in tables:
             write_table(table, out, confidence=confidence, footer=footer(params, table))
         write_json(out / "metrics.json", _metrics(tables))

@@ -7,11 +7,8 @@ from pathlib import Path
 
 from dcnas_schema.cells import Cell, Reducer
 from dcnas_schema.params import ClassifierSpec, DenoiserSpec, JointSpec, ModelSpec, UNetSpec
-from dcnas_schema.provenance import DEVICE_FIELDS, DeviceCard
 from dcnas_schema.records import EvaluationMetadata
 
-DeviceKey = tuple[str, int]
-"""Fingerprint and threads: latencies that agree in both may share a column."""
 BASELINE = UNetSpec(depth=4, base=32, multiplier=2.0, convs=2)
 REDUCED = UNetSpec(depth=4, base=8, multiplier=1.5, convs=2)
 NOISY_INPUT = "noisy input"
@@ -49,8 +46,11 @@ class Column:
     """+1: higher is better, -1: lower; 0: never marked."""
     of_measured: bool = False
     """Whether the figure follows from a measured latency and bears its mark."""
-    device: DeviceKey | None = None
-    """Only records made on this device fill the column."""
+    device: tuple[tuple[str, str], ...] | None = None
+    """Only latencies of this key (`latency_keys`) fill the column."""
+
+
+SOURCE = Column(title="source", key="", reducer="paths")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,35 +87,25 @@ def row_labels(models: Mapping[str, ModelSpec]) -> dict[str, str]:
     return {model: f"{label} ({model})" if count[label] > 1 else label for model, label in labels.items()}
 
 
-def device_key(card: DeviceCard) -> DeviceKey:
-    """Return what latencies that share a column must have in common."""
-    return card.fingerprint, card.threads
+def layouts(runs: Sequence[Run], latencies: Sequence[Column]) -> list[Layout]:
+    """
+    Return Table 1 of the paper (joint models) and 7 and 8 of its supplement (denoisers, classifiers); none may have rows.
 
-
-def device_titles(cards: Sequence[DeviceCard]) -> dict[DeviceKey, str]:
-    """Return a title for each device among `cards`: its name, with what tells apart those that share it."""
-    devices = {device_key(card): card for card in cards}
-    titles = {}
-    for key, card in devices.items():
-        alike = [other for other in devices.values() if other.name == card.name]
-        facts = [
-            f"{field} {getattr(card, field)}"
-            for field in (*DEVICE_FIELDS, "threads")
-            if len({getattr(other, field) for other in alike}) > 1
-        ]
-        titles[key] = f"{card.name} ({', '.join(facts)})" if facts else card.name
-    return titles
-
-
-def layouts(runs: Sequence[Run]) -> list[Layout]:
-    """Return Table 1 of the paper (joint models) and 7 and 8 of its supplement (denoisers, classifiers); none may have rows."""
-    titles = device_titles([metadata.card for run in runs for metadata in run.metadata if metadata.latency])
+    Args:
+        latencies: Columns of the measured latencies.
+    """
+    cost = (
+        Column(title="Model", key="", reducer="label"),
+        Column(title="MACs (M)", key="macs_m", reducer="value", pointer="macs_m", decimals=1),
+        Column(title="Parameters", key="parameters", reducer="value", pointer="parameters", decimals=0),
+        *latencies,
+    )
     joint = tuple(run for run in runs if isinstance(run.spec, JointSpec))
     return [
         Layout(
             name="table_1",
             title="Table 1: DC-Net, integrated and sequential",
-            columns=(*_cost(titles), *_restoration(), *_accuracy(), *_count(), *_paper(), _source()),
+            columns=(*cost, *restoration_columns(), *_accuracy(), *count_columns("value"), *_paper(), SOURCE),
             runs=joint,
             references={run.model: reference for run in joint if (reference := _paper_row(run.spec))},
             rivals=tuple(_rivals(joint)),
@@ -124,84 +114,60 @@ def layouts(runs: Sequence[Run]) -> list[Layout]:
         Layout(
             name="table_7",
             title="Table 7: separate denoisers",
-            columns=(*_cost(titles), *_restoration(), *_count(), _source()),
+            columns=(*cost, *restoration_columns(), *count_columns("value"), SOURCE),
             runs=tuple(run for run in runs if isinstance(run.spec, DenoiserSpec)),
             noisy_row=True,
         ),
         Layout(
             name="table_8",
             title="Table 8: separate classifiers",
-            columns=(*_cost(titles), *_accuracy(), _accuracy_without_noise(), *_count(), _source()),
+            columns=(*cost, *_accuracy(), _accuracy_without_noise(), *count_columns("value"), SOURCE),
             runs=tuple(run for run in runs if isinstance(run.spec, ClassifierSpec)),
         ),
     ]
 
 
-def make_cell(column: Column, run: Run, layout: Layout, reference_file: Path) -> Cell:
-    """Return the cell of `run` in `column`, its text not yet derived."""
-    sources = [path.as_posix() for path in run.paths]
-    pointer = column.pointer
-    if column.reducer == "label":
-        pointer = run.label
-    elif column.reducer == "count":
-        pointer = str(run.wanted)
-    elif column.reducer == "reference":
-        reference = layout.references.get(run.model, ("", "", ""))
-        pointer, sources = ",".join((*reference, column.pointer)), [reference_file.as_posix()]
-    elif column.device is not None:
-        made = zip(run.paths, run.metadata, strict=True)
-        sources = [path.as_posix() for path, metadata in made if device_key(metadata.card) == column.device]
+def cell_of(
+    column: Column,
+    row: str,
+    *,
+    reducer: Reducer | None = None,
+    pointer: str | None = None,
+    sources: Sequence[Path] = (),
+) -> Cell:
+    """Return a cell of a row, its text not yet derived; by its column's rule and pointer where none are given."""
+    reducer = reducer or column.reducer
     return Cell(
-        row=run.label,
+        row=row,
         column=column.title,
         text="",
-        reducer=column.reducer,
-        pointer=pointer,
+        reducer=reducer,
+        pointer=column.pointer if pointer is None else pointer,
         decimals=column.decimals,
         skip_sigma_zero=column.skip_sigma_zero,
         only_sigma_zero=column.only_sigma_zero,
-        sources=tuple(sources),
+        of_measured=column.of_measured and reducer != "label",
+        sources=() if reducer == "label" else tuple(path.as_posix() for path in sources),
     )
 
 
-def noisy_cell(column: Column, run: Run) -> Cell | None:
-    """Return the cell of the noisy input itself in `column`; `None` where the column says nothing of it."""
-    pointer = {"psnr_db": "noisy_psnr_db", "ssim": "noisy_ssim"}.get(column.pointer)
+def noisy_cell(column: Column, record: Path) -> Cell | None:
+    """
+    Return the cell of the noisy input itself in `column`; `None` where the column says nothing of it.
+
+    Args:
+        record: The same images and noise are in every record: one stands for all.
+    """
     if column.reducer == "label":
-        pointer = NOISY_INPUT
-    elif column.reducer != "mean_ci" or pointer is None:
+        return cell_of(column, NOISY_INPUT, pointer="input" if column.pointer == "kind" else NOISY_INPUT)
+    pointer = {"psnr_db": "noisy_psnr_db", "ssim": "noisy_ssim"}.get(column.pointer)
+    if column.reducer != "mean_ci" or pointer is None:
         return None
-    return Cell(
-        row=NOISY_INPUT,
-        column=column.title,
-        text="",
-        reducer=column.reducer,
-        pointer=pointer,
-        decimals=column.decimals,
-        skip_sigma_zero=column.skip_sigma_zero,
-        sources=(run.paths[0].as_posix(),),  # the same images and noise in every record: one stands for all
-    )
+    return cell_of(column, NOISY_INPUT, pointer=pointer, sources=[record])
 
 
-def _cost(titles: Mapping[DeviceKey, str]) -> tuple[Column, ...]:
-    many = len(titles) > 1
-    return (
-        Column(title="Model", key="", reducer="label"),
-        Column(title="MACs (M)", key="macs_m", reducer="value", pointer="macs_m", decimals=1),
-        Column(title="Parameters", key="parameters", reducer="value", pointer="parameters", decimals=0),
-        *(
-            Column(
-                title=f"Latency (ms) on {title}" if many else "Latency (ms)",
-                key=f"latency_ms_{i}" if many else "latency_ms",
-                reducer="median_spread",
-                device=device,
-            )
-            for i, (device, title) in enumerate(titles.items())
-        ),
-    )
-
-
-def _restoration() -> tuple[Column, ...]:
+def restoration_columns() -> tuple[Column, ...]:
+    """Return the columns of how good restored images are."""
     return (
         Column(title="PSNR (dB)", key="psnr_db", reducer="mean_ci", pointer="psnr_db", compare=1),
         Column(
@@ -232,15 +198,17 @@ def _accuracy_without_noise() -> Column:
     )
 
 
-def _count() -> tuple[Column, ...]:
+def count_columns(epochs: Reducer) -> tuple[Column, ...]:
+    """Return the columns of how long and how often models were trained; `epochs` is the rule of the former."""
     return (
-        Column(title="Epochs", key="epochs", reducer="value", pointer="epochs", decimals=0),
+        Column(title="Epochs", key="epochs", reducer=epochs, pointer="epochs", decimals=0),
         Column(title="Seeds", key="seeds", reducer="count"),
     )
 
 
-def _paper() -> tuple[Column, ...]:
-    fields = {
+def paper_columns(*fields: str) -> tuple[Column, ...]:
+    """Return the columns of these fields of the paper's CSV."""
+    titles = {
         "flops_m": "MACs (M)",
         "latency_ms": "lat. (ms)",
         "psnr_db": "PSNR (dB)",
@@ -248,13 +216,12 @@ def _paper() -> tuple[Column, ...]:
         "accuracy_pct": "top-1 (%)",
     }
     return tuple(
-        Column(title=f"paper {title}", key=f"paper_{name}", reducer="reference", pointer=name)
-        for name, title in fields.items()
+        Column(title=f"paper {titles[name]}", key=f"paper_{name}", reducer="reference", pointer=name) for name in fields
     )
 
 
-def _source() -> Column:
-    return Column(title="source", key="", reducer="paths")
+def _paper() -> tuple[Column, ...]:
+    return paper_columns("flops_m", "latency_ms", "psnr_db", "ssim", "accuracy_pct")
 
 
 def _paper_row(spec: ModelSpec) -> tuple[str, str, str] | None:
@@ -274,5 +241,4 @@ def _rivals(runs: Sequence[Run]) -> list[tuple[str, str]]:
         and a.spec.join == "integrated"
         and b.spec.join == "sequential"
         and a.spec.unet == b.spec.unet
-        and a.seeds == b.seeds
     ]

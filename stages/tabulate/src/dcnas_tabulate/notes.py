@@ -9,7 +9,7 @@ from dcnas_schema.records import EvaluationMetadata
 from dcnas_tabulate import sentences
 from dcnas_tabulate.layout import Run
 from dcnas_tabulate.records import scene_size
-from dcnas_tabulate.sentences import either
+from dcnas_tabulate.sentences import counted
 from dcnas_tabulate.tables import Table
 
 PAPER_SIZE, PAPER_SCENES, PAPER_EPOCHS, PAPER_BATCH, PAPER_LEVELS = 96, 30_000, 100, 32, 11
@@ -20,7 +20,8 @@ def footer(params: Params, table: Table) -> str:
     """Return the notes under a printed table: facts of its own records, and the data's counts from the parameters."""
     runs = table.layout.runs
     paragraphs = [reading(params, table), doubts(table), f"Preset {params.preset}. {data_note(params, runs)}"]
-    bullets = [*protocol_lines(runs), *sentences.accepted_lines(table), *sentences.device_lines(cards(runs))]
+    exact = sentences.exact_lines(path for run in runs for path in run.paths)
+    bullets = [*protocol_lines(runs), *exact, *sentences.accepted_lines(table), *sentences.device_lines(cards(runs))]
     return sentences.footer(paragraphs, bullets)
 
 
@@ -30,31 +31,21 @@ def reading(params: Params, table: Table) -> str:
     found = _metadata(layout.runs)
     if not found:
         return ""
-    keys = {column.key for column in layout.columns}
-    levels = "the mean over all noise levels"
-    if "psnr_db" in keys:
-        levels += ", for PSNR also over those above 0, because without noise it is unbounded"
-    if "top1_pct_at_sigma_0" in keys:
-        levels += ", and top-1 at σ = 0 alone"
-    parts = [f"{sentences.cells_reading(params.tabulate.confidence)}; {levels}."]
-    if "psnr_pooled_db" in keys:
-        parts.append(
-            "Pooled PSNR is that of the mean squared error of all images of a level; the other is the mean of each image's."
-        )
+    parts = [sentences.cells_reading(params.tabulate.confidence, {column.key for column in layout.columns})]
     if layout.rivals:
         parts.append(
-            "A cell is marked better only where the interval of the difference between integrated and sequential, seed by seed, "
-            "leaves out zero."
+            "A cell is marked better only where the interval of the difference between integrated and sequential, over the seeds that "
+            "both have and trained for as many epochs, leaves out zero."
         )
     classify = not all(isinstance(run.spec, DenoiserSpec) for run in layout.runs)
     size = sentences.sizes((metadata.cost.height, metadata.cost.width) for metadata in found)
-    one = " with one of its two digits classified, as the paper's figures are" if classify else ""
+    one = " with one of its two digits classified, as the paper's figures likely are (derived)" if classify else ""
     parts.append(f"MACs of one scene of {size} pixels{one}.")
-    things = "scenes, both digits of each classified" if classify else "scenes"
+    things = "scene, both digits of each classified" if classify else "scene"
     timed = [metadata.latency for metadata in found if metadata.latency]
     parts.append(sentences.latency_reading(timed, things=things, switch="evaluate.latency.measure"))
     if any(column.reducer == "reference" for column in layout.columns):
-        parts.append(sentences.papers_columns("data (MNIST)"))
+        parts.append(sentences.papers_columns("its own data (MNIST)", timing="the device is not stated"))
     return " ".join(parts)
 
 
@@ -75,7 +66,7 @@ def data_note(params: Params, runs: Sequence[Run]) -> str:
     tested = sorted({read_record(path)[0]["images"][0].as_py() for path in paths})
     epochs = sorted({metadata.epochs for metadata in found})
     note = f"Scenes of {digits.source} digits: {made}, from disjoint source digits; "
-    note += f"quality is of {either(tested)} scenes of {sentences.sizes(scored)} pixels"
+    note += f"quality is of {counted(tested, f'scene of {sentences.sizes(scored)} pixels')}"
     costed = [(metadata.cost.height, metadata.cost.width) for metadata in found]
     note += "." if set(costed) == set(scored) else f", while cost and latency are of {sentences.sizes(costed)} pixels."
     batches = {metadata.latency.batch for metadata in found if metadata.latency}
@@ -86,13 +77,13 @@ def data_note(params: Params, runs: Sequence[Run]) -> str:
             set(scored) != {(PAPER_SIZE, PAPER_SIZE)},
             f"scenes of {sentences.sizes(scored)} pixels (paper: likely {PAPER_SIZE}x{PAPER_SIZE})",
         ),
-        (total != PAPER_SCENES, f"{total} scenes in all (paper: {PAPER_SCENES:,})"),
+        (total != PAPER_SCENES, f"{counted([total], 'scene')} in all (paper: {PAPER_SCENES:,})"),
         (digits.source != "mnist", f"{digits.source} digits (paper: MNIST)"),
-        (set(epochs) != {PAPER_EPOCHS}, f"{either(epochs)} epochs (paper: {PAPER_EPOCHS})"),
-        (levels != {PAPER_LEVELS}, f"{either(levels)} noise levels (paper: {PAPER_LEVELS})"),
+        (set(epochs) != {PAPER_EPOCHS}, f"{counted(epochs, 'epoch')} (paper: {PAPER_EPOCHS})"),
+        (levels != {PAPER_LEVELS}, f"{counted(levels, 'noise level')} (paper: {PAPER_LEVELS})"),
         (
             bool(batches) and batches != {PAPER_BATCH},
-            f"timed passes of {either(batches)} scenes (paper: {PAPER_BATCH})",
+            f"timed passes of {counted(batches, 'scene')} (paper: {PAPER_BATCH})",
         ),
     ]
     return sentences.unlike_the_paper(note, differences)

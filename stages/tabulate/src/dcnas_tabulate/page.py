@@ -11,7 +11,7 @@ from dcnas_tabulate.drawing import inline_svg
 from dcnas_tabulate.layout import Column, Run
 from dcnas_tabulate.notes import cards, data_note, doubts, protocol_lines, reading
 from dcnas_tabulate.panel import PANEL_STYLE, panel_html
-from dcnas_tabulate.sentences import accepted_lines, card_items
+from dcnas_tabulate.sentences import accepted_lines, card_items, exact_lines, sentence_case
 from dcnas_tabulate.tables import Table, printed
 
 _STYLE = """
@@ -117,7 +117,8 @@ def _table_html(params: Params, table: Table) -> str:
     notes = [
         reading(params, table),
         doubts(table),
-        *(f"{line[:1].upper()}{line[1:]}." for line in accepted_lines(table)),
+        *sentence_case(exact_lines(path for run in table.layout.runs for path in run.paths)),
+        *sentence_case(accepted_lines(table)),
     ]
     return table_html(table, notes)
 

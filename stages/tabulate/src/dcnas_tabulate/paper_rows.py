@@ -1,8 +1,10 @@
 """The rows of Tables 2 to 6, each with the rule that finds its model: rules on the models' descriptions and searches, not on names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from dcnas_harness.errors import BadInputError
 from dcnas_schema.digit_params import UNetSpec
 from dcnas_schema.photo_models import (
     BaselineClassifier,
@@ -19,13 +21,15 @@ from dcnas_schema.photo_models import (
     SpaceSpec,
 )
 from dcnas_schema.search_params import SearchSpec, TargetSpec
+from dcnas_schema.section import did_you_mean
 from dcnas_schema.space import DecoderName
 
 UNET_S = UNetSpec(depth=4, base=8, multiplier=1.5, convs=2)
 UNET_M = UNetSpec(depth=4, base=16, multiplier=2.0, convs=2)
 CLEAN = "fig4/text"
 """Sec. 4.1 in the paper's CSV: classifiers on clean photos."""
-_SIZES = {1: ("M",), 2: ("S", "M"), 3: ("S", "M", "L")}
+Size = Literal["S", "M", "L"]
+_SIZES: dict[int, tuple[Size, ...]] = {1: ("M",), 2: ("S", "M"), 3: ("S", "M", "L")}
 """The paper's names of its targets, smallest first, by how many there are."""
 _OPS = 4
 """Candidate ops of the paper's own recipe."""
@@ -36,19 +40,42 @@ class Book:
     """The searches, and what the paper calls the latencies that they aim at."""
 
     searches: Mapping[str, SearchSpec]
-    sizes: Mapping[TargetSpec, str] = field(default_factory=dict)
+    sizes: Mapping[TargetSpec, Size] = field(default_factory=dict)
+    any_size: bool = False
+    """Whether a search is of every size: asks what a row would hold if sizes did not matter."""
 
     @classmethod
-    def of(cls, searches: Mapping[str, SearchSpec]) -> "Book":
+    def of(
+        cls,
+        searches: Mapping[str, SearchSpec],
+        *,
+        running: Collection[str] = (),
+        named: Mapping[Size, str] | None = None,
+    ) -> "Book":
         """
-        Return the book of `searches`: the targets of the paper's own recipe are S, M and L by their order; of two S and M, of one M.
+        Return the book of `searches`.
 
-        Targets of different kinds (in ms, relative to a net) have no order, and then no size either.
+        Without names the targets of the paper's own recipe are S, M and L by their order; of two S and M, of one M; of more than three
+        those that run. Still more, or targets of different kinds (in ms, relative to a net), have no order, and then no size either.
+
+        Args:
+            running: Names of the searches that run.
+
+            named: Size -> a search that aims at it.
+
+        Raises:
+            BadInputError: A size is that of a search that is not there.
         """
-        for images in ("noisy", "clean"):
-            targets = list(dict.fromkeys(s.target for s in searches.values() if is_recipe(s, images=images)))
-            if targets:
-                break
+        for size, name in (named or {}).items():
+            if name not in searches:
+                raise BadInputError(
+                    f"tabulate.sizes.{size} names {name!r}, which searches does not define{did_you_mean(name, searches)}"
+                )
+        if named:
+            return cls(searches=searches, sizes={searches[name].target: size for size, name in named.items()})
+        targets = _targets(searches.values())
+        if len(targets) not in _SIZES:
+            targets = _targets(spec for name, spec in searches.items() if name in running)
         values = [_target_value(target) for target in targets]
         if len({unit for unit, _ in values}) != 1 or len(targets) not in _SIZES:
             return cls(searches=searches)
@@ -60,7 +87,7 @@ class Book:
         """Return the search that a model has its genotype from; `None` where it has it from elsewhere."""
         return self.searches.get(spec.search or "") if isinstance(spec, SpaceSpec) else None
 
-    def size_of(self, spec: PhotoModelSpec) -> str | None:
+    def size_of(self, spec: PhotoModelSpec) -> Size | None:
         """Return S, M or L for a searched model, or for a random one of equal latency."""
         search = self.searches.get(spec.named_search or "") if isinstance(spec, SpaceSpec) else None
         return None if search is None else self.sizes.get(search.target)
@@ -79,7 +106,7 @@ class Book:
         search = self.search_of(spec)
         if search is None or not is_recipe(search, images=images, loss=loss, ops=ops, beta=beta):
             return False
-        return size is None or self.sizes.get(search.target) == size
+        return size is None or self.any_size or self.sizes.get(search.target) == size
 
 
 def is_recipe(
@@ -155,7 +182,7 @@ def _smallest(book: Book) -> str | None:
 
 def _exp_1(beta: str) -> _Match:
     """Experiment 1 of Sec. 4.1: the smallest target, ops without SE."""
-    return lambda spec, book: bool(book.sizes) and _on_clean(_smallest(book), beta=beta)(spec, book)
+    return lambda spec, book: (bool(book.sizes) or book.any_size) and _on_clean(_smallest(book), beta=beta)(spec, book)
 
 
 INTEGRATED, SEQUENTIAL, CLASSIFIER, DENOISER = "integrated", "sequential", "classifier", "denoiser"
@@ -265,6 +292,13 @@ PAPER_ROWS: tuple[PaperRow, ...] = (
     ),
 )
 """In the paper's order; groups are its sections of one latency. Those of `fig4/text` are Sec. 4.1's, on clean photos."""
+
+
+def _targets(searches: Iterable[SearchSpec]) -> list[TargetSpec]:
+    """Return the different targets of the paper's recipe: those on noisy images, where there are any."""
+    known = list(searches)
+    noisy, clean = ([s.target for s in known if is_recipe(s, images=images)] for images in ("noisy", "clean"))
+    return list(dict.fromkeys(noisy or clean))
 
 
 def _target_value(target: TargetSpec) -> tuple[tuple[str, str | None], float]:

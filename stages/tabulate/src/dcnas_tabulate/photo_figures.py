@@ -17,6 +17,7 @@ from dcnas_lineage.records import read_record
 from dcnas_schema.photo_models import CNasSpec, SpaceSpec
 from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
 from dcnas_tabulate.labels import label_points
+from dcnas_tabulate.latency_keys import LatencyKey, drawn_latency, measured_key
 from dcnas_tabulate.paper_rows import CLASSIFIER, CLEAN, DENOISER, INTEGRATED, PAPER_ROWS, SEQUENTIAL, Book
 from dcnas_tabulate.photo_layout import FURTHER, LEFT_OUT, PhotoRun, Row, is_random, kind_of
 
@@ -57,12 +58,20 @@ def write_photo_curves(runs: Sequence[PhotoRun], folder: Path) -> None:
         write_text(folder / f"{quantity}.csv", buffer.getvalue())
 
 
-def points_of(runs: Sequence[PhotoRun], quantity: str, *, confidence: float, at_zero: bool) -> list[Point]:
-    """Return the runs that have a measured latency and the quantity: its mean over the noise levels, or at sigma 0 alone."""
+def points_of(
+    runs: Sequence[PhotoRun], quantity: str, *, device: LatencyKey | None, confidence: float, at_zero: bool
+) -> list[Point]:
+    """
+    Return the runs that have a latency of `device` and the quantity: its mean over the noise levels, or at sigma 0 alone.
+
+    Args:
+        device: Whose latencies share the axis (`drawn_latency`).
+    """
     points = []
     for run in runs:
         curve = _levels(run, quantity)
-        sources = [path.as_posix() for path in run.paths]
+        made = zip(run.paths, run.metadata, strict=True)
+        sources = [path.as_posix() for path, metadata in made if measured_key(metadata) == device]
         latencies = latencies_of(sources, Path())
         sigmas = np.array(run.metadata[0].protocol.sigmas) if run.metadata else np.array([])
         levels = sigmas == 0 if at_zero else np.full(len(sigmas), fill_value=True)
@@ -106,6 +115,7 @@ def paper_points(reference_file: Path, field: str) -> list[Point]:
 
 def draw_figure_5(runs: Sequence[PhotoRun], book: Book, out: Path, *, confidence: float) -> None:
     """Write `figure_5_{light,dark}.{svg,png}`: top-1 of classifiers searched on clean photos, by the size of the candidate set."""
+    device, latency = drawn_latency(runs)
     lines: dict[int, list[Point]] = {}
     for ops in _OPS_COLOURS:
         wanted = [
@@ -115,7 +125,7 @@ def draw_figure_5(runs: Sequence[PhotoRun], book: Book, out: Path, *, confidence
             and run.spec.images == "clean"
             and book.searched(run.spec, images="clean", ops=ops)
         ]
-        points = points_of(wanted, "top1_pct", confidence=confidence, at_zero=True)
+        points = points_of(wanted, "top1_pct", device=device, confidence=confidence, at_zero=True)
         lines[ops] = sorted(points, key=lambda point: point.latency_ms)
     for theme in THEMES:
         ink = THEMES[theme]["ink"]
@@ -125,7 +135,7 @@ def draw_figure_5(runs: Sequence[PhotoRun], book: Book, out: Path, *, confidence
         for ops, points in lines.items():
             if points:
                 _draw_line(axes, points, color=_OPS_COLOURS[ops], label=f"{ops} candidate ops")
-        axes.set_xlabel("measured latency (ms), this device")
+        axes.set_xlabel(latency)
         axes.set_ylabel("top-1 on clean photos (%)")
         axes.set_title("C-NAS by the size of the candidate set", color=ink, fontsize=11)
         if any(lines.values()):
@@ -144,9 +154,10 @@ def draw_figure_6(rows_of: Mapping[str, Sequence[Row]], out: Path, *, confidence
     """
 
     def points(rows: Sequence[Row], quantity: str, *, at_zero: bool = False) -> list[Point]:
-        return points_of(_named(rows), quantity, confidence=confidence, at_zero=at_zero)
+        return points_of(_named(rows), quantity, device=device, confidence=confidence, at_zero=at_zero)
 
-    here, there = "measured latency (ms), this device", "latency (ms), GeForce RTX 3090"
+    device, here = drawn_latency([run for rows in rows_of.values() for row in rows for run in row.runs])
+    there = "latency (ms), GeForce RTX 3090, not synchronised"
     compared = [row for row in rows_of[CLEAN] if row.group == _COMPARED]
     clean, noisy = compared if any(row.runs for row in compared) else rows_of[CLEAN], rows_of["3"]
     ours, theirs = "Noisy photos, ours", "Noisy photos, the paper's Table 3"

@@ -10,7 +10,6 @@ from dcnas_harness.files import write_json
 from dcnas_schema.cells import SPREADS
 from dcnas_tabulate.figure_maps import map_photos
 from dcnas_tabulate.latency_page import LatencyResult, noisy_banner
-from dcnas_tabulate.paper_rows import Book
 from dcnas_tabulate.photo_figures import draw_figure_5, draw_figure_6, write_photo_curves
 from dcnas_tabulate.photo_layout import PhotoTables, table_rows
 from dcnas_tabulate.photo_notes import photo_footer, search_footer
@@ -54,7 +53,7 @@ def tabulate_photos(settings: PhotoTables, sources: PhotoSources, out: Path) -> 
     """
     if not sources.reference.is_file():
         raise BadInputError(f"{sources.reference} does not exist.", remedy=f"run: git checkout {sources.reference}")
-    confidence, book = settings.confidence, Book.of(settings.searches)
+    confidence, book = settings.confidence, settings.book
     runs = read_photo_runs(settings, sources.records)
     searches = read_search_runs(settings, sources.searches, sources.genotypes)
     splits = read_photo_splits(sources.photos)

@@ -17,9 +17,21 @@ from dcnas_schema.photo_models import (
 )
 from dcnas_schema.photo_records import PhotoEvaluationMetadata
 from dcnas_schema.search_params import SearchSpec
-from dcnas_tabulate.paper_rows import CLASSIFIER, CLEAN, DENOISER, INTEGRATED, PAPER_ROWS, SEQUENTIAL, Book, PaperRow
+from dcnas_tabulate.paper_rows import (
+    CLASSIFIER,
+    CLEAN,
+    DENOISER,
+    INTEGRATED,
+    PAPER_ROWS,
+    SEQUENTIAL,
+    Book,
+    PaperRow,
+    Size,
+)
 
 LEFT_OUT = "left out in this preset"
+UNNAMED = "its target is none of S, M, L"
+"""Why a row stays empty though a model runs that is searched in its way: nobody tells which of the paper's targets it aims at."""
 FURTHER = -1
 """Group of the rows that no row of the paper describes: they are not compared."""
 TWO_MODELS = "two models"
@@ -43,6 +55,8 @@ class PhotoTables:
     searches: Mapping[str, SearchSpec]
     run_searches: Sequence[str]
     search_seeds: Sequence[int]
+    sizes: Mapping[Size, str]
+    """The paper's name of a target -> a search that aims at it; empty: by order."""
     train_on: str
     """Whether models are trained on the validation photos too."""
 
@@ -58,8 +72,19 @@ class PhotoTables:
             searches=params.searches,
             run_searches=params.search_runs.searches,
             search_seeds=params.search_runs.seeds,
+            sizes=params.tabulate.sizes,
             train_on=params.retrain_photos.train_on,
         )
+
+    @property
+    def book(self) -> Book:
+        """
+        The searches with the paper's names of their targets.
+
+        Raises:
+            BadInputError: A size is that of a search that is not there.
+        """
+        return Book.of(self.searches, running=self.run_searches, named=self.sizes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +113,8 @@ class Row:
     """None where it is left out; two where a denoiser and a classifier stand beside each other, in this order."""
     group: int = 0
     """Rows of one group are compared with each other."""
+    absent: str = LEFT_OUT
+    """Why there is no model in it, where there is none."""
     reference: tuple[str, str, str] | None = None
     """(table, model, variant) of the paper's row."""
 
@@ -121,6 +148,13 @@ def is_random(spec: PhotoModelSpec) -> bool:
     return isinstance(spec, SpaceSpec) and spec.random is not None
 
 
+def searches_of(run: PhotoRun) -> int | None:
+    """Return of how many searches a run's nets are; `None` where a model is not searched."""
+    if not isinstance(run.spec, SpaceSpec) or run.spec.search is None:
+        return None
+    return len({metadata.search_seed for metadata in run.metadata})
+
+
 def labels_of(models: Mapping[str, PhotoModelSpec], book: Book) -> dict[str, str]:
     """Return a name for each model that no other has: the paper's of its first row that fits, else its own."""
     labels: dict[str, str] = {}
@@ -146,6 +180,7 @@ def _paper_rows(table: str, runs: Sequence[PhotoRun], book: Book) -> Iterator[Ro
             kind=paper.kind,
             runs=() if run is None else (run,),
             group=paper.group,
+            absent=LEFT_OUT if run is None and not _unnamed(paper, runs, book) else UNNAMED,
             reference=paper.reference,
         )
         yield row
@@ -156,6 +191,12 @@ def _paper_rows(table: str, runs: Sequence[PhotoRun], book: Book) -> Iterator[Ro
             yield from _pairs(paper.group, rows, runs, book)
     if table in _WITH_RANDOM and not random_rows:
         yield Row(label="random subnet of equal predicted latency", kind="random", group=FURTHER)
+
+
+def _unnamed(paper: PaperRow, runs: Sequence[PhotoRun], book: Book) -> bool:
+    """Return whether a model that runs would stand in the row, if its target had the row's size."""
+    of_any_size = replace(book, any_size=True)
+    return any(book.size_of(run.spec) is None and paper.match(run.spec, of_any_size) for run in runs)
 
 
 def _random_rows(row: Row, runs: Sequence[PhotoRun]) -> Iterator[Row]:

@@ -8,18 +8,20 @@ from dcnas_schema.photo_records import PhotoEvaluationMetadata
 from dcnas_schema.photos import PhotosMetadata
 from dcnas_schema.provenance import DeviceCard
 from dcnas_tabulate import sentences
-from dcnas_tabulate.layout import device_key
 from dcnas_tabulate.paper_rows import CLEAN
-from dcnas_tabulate.photo_layout import LEFT_OUT, TWO_MODELS, PhotoRun, PhotoTables, is_random
+from dcnas_tabulate.photo_layout import LEFT_OUT, TWO_MODELS, PhotoRun, PhotoTables, is_random, searches_of
 from dcnas_tabulate.photo_records import SearchRun
 from dcnas_tabulate.photo_tables import PhotoTable
-from dcnas_tabulate.sentences import either
+from dcnas_tabulate.sentences import counted, either
 from dcnas_tabulate.tables import Table
 
 PAPER_SIZE, PAPER_CLASSES, PAPER_EPOCHS, PAPER_BATCH, PAPER_SEARCH_EPOCHS = 224, 100, 250, 32, 90
 """Of the paper's Sec. 4: pixels a side, classes, epochs of retraining, photos a timed pass, epochs of a search."""
 PAPER_PHOTOS = 127_720
-"""Of ImageNet-100 as TF-NAS lists it: training photos, those of the architecture split included."""
+"""
+Of ImageNet-100 as TF-NAS lists it: training photos, those of the architecture split included; assumed: the paper does not say that its nets
+are retrained on both.
+"""
 _OF_TABLE = {
     "2": f"{DERIVED} The paper's Table 2 lost its PSNR column: those of the UNets are its Table 3's, that of D-NAS M follows from the "
     "text (0.6 dB above UNet-S).",
@@ -43,13 +45,15 @@ def photo_footer(settings: PhotoTables, splits: dict[str, PhotosMetadata], table
     predicted = any(m.latency.predicted is not None for m in _metadata(runs))
     paragraphs = [
         f"**{warning}**" if warning and predicted else "",
-        photo_reading(settings, runs),
+        photo_reading(settings, runs, [table]),
         photo_table_note(table),
+        photo_search_note([table]),
         photo_doubts(table.table),
         f"Preset {settings.preset}. {photo_data_note(settings, splits, runs)}",
     ]
     bullets = [
         *photo_protocol_lines(runs),
+        *sentences.exact_lines(path for run in runs for path in run.paths),
         *sentences.accepted_lines(table.table),
         *sentences.device_lines(photo_cards(runs)),
     ]
@@ -63,28 +67,34 @@ def search_footer(settings: PhotoTables, runs: Sequence[SearchRun], *, warning: 
     return sentences.footer([loud, search_reading(settings, runs)], bullets)
 
 
-def photo_reading(settings: PhotoTables, runs: Sequence[PhotoRun]) -> str:
-    """Return how the cells of any table of `runs` are to be read."""
+def photo_reading(settings: PhotoTables, runs: Sequence[PhotoRun], tables: Sequence[PhotoTable]) -> str:
+    """Return how the cells of `tables`, which are of `runs`, are to be read."""
     found = _metadata(runs)
-    parts = [
-        f"{sentences.cells_reading(settings.confidence)}, none for a single seed; the mean over all noise levels, for PSNR also over "
-        "those above 0."
-    ]
+    keys = {column.key for table in tables for column in table.table.layout.columns}
+    parts = [sentences.cells_reading(settings.confidence, keys)]
     if len(settings.seeds) > 1:
         parts.append(
-            "A cell is marked better only where it is so against every other single model of its section, seed by seed, with an interval "
-            "of the difference that leaves out zero; intervals are not widened for the number of comparisons."
+            "A cell is marked better only where it is so against every other single model of its section, over the seeds that both have "
+            "and trained for as many epochs, with an interval of the difference that leaves out zero; intervals are not widened for the "
+            "number of comparisons."
         )
     if found:
         size = either(f"{m.image_size}x{m.image_size}" for m in found)
-        parts.append(f"MACs of one photo of {size} pixels; of nets of several searches, the least to the greatest.")
-        timed = [m.latency.measured for m in found if m.latency.measured is not None]
-        things = f"photos of {sentences.sizes((one.height, one.width) for one in timed)} pixels"
-        parts.append(sentences.latency_reading(timed, things=things, switch="evaluate_photos.latency.measure"))
+        classes = counted({len(m.classes) for m in found}, "class")
+        parts.append(
+            f"MACs of one photo of {size} pixels, {classes}; of nets of several searches, the least to the greatest."
+        )
+        timed = [(m, one) for m in found if (one := m.latency.measured) is not None]
+        nets = counted(
+            {len(m.classes) if m.latency.setting is None else m.latency.setting.classes for m, _ in timed}, "class"
+        )
+        things = f"photo of {sentences.sizes((one.height, one.width) for _, one in timed)} pixels by a net of {nets}"
+        measured = [one for _, one in timed]
+        parts.append(sentences.latency_reading(measured, things=things, switch="evaluate_photos.latency.measure"))
     if any(m.latency.predicted is not None for m in found):
         parts.append(
-            "Predicted: by the latency profile, median over seeds [ends of the intervals]; beside it how far it is off, in per cent of "
-            "what was measured. Nets outside the search space, and decoders of MBConvs, cannot be predicted."
+            "Predicted: by the latency profile for its own device, median over seeds [ends of the intervals]; beside it how far it is off, "
+            "in per cent of what was measured there. Nets outside the search space, and decoders of MBConvs, cannot be predicted."
         )
     apart = {m.latency.not_comparable for m in found if m.latency.predicted is not None} - {None}
     if apart:
@@ -92,8 +102,25 @@ def photo_reading(settings: PhotoTables, runs: Sequence[PhotoRun]) -> str:
     if any(is_random(run.spec) for run in runs):
         parts.append("Random subnets: another one each seed, of the same predicted latency as the searched net.")
     parts.append(f"A row that params.yaml does not run is {LEFT_OUT}.")
-    parts.append(sentences.papers_columns("photos (ImageNet-100)"))
+    timing = "on its own device (GeForce RTX 3090), not synchronised"
+    parts.append(sentences.papers_columns("its own photos (ImageNet-100)", timing=timing))
     return " ".join(parts)
+
+
+def photo_search_note(tables: Sequence[PhotoTable]) -> str:
+    """Return which rows have fewer searches than trainings, and what their intervals then leave out; empty where none has."""
+    few = {}
+    for row in (row for table in tables for row in table.rows if row.run is not None):
+        run = row.runs[0]
+        searches, trainings = searches_of(run), len(run.metadata)
+        if searches is not None and searches < trainings:
+            few[row.label] = f"{row.label} ({counted([searches], 'search')}, {counted([trainings], 'training')})"
+    if not few:
+        return ""
+    return (
+        f"The interval covers training alone, not the search: {', '.join(few.values())}; where one search was run, nothing is marked "
+        "between its net and random subnets."
+    )
 
 
 def photo_table_note(table: PhotoTable) -> str:
@@ -112,22 +139,22 @@ def photo_data_note(settings: PhotoTables, splits: dict[str, PhotosMetadata], ru
     """Return what the figures are of, and where that differs from the paper."""
     first, counts = splits["train"], {split: metadata.images for split, metadata in splits.items()}
     note = (
-        f"Photos of the source {first.source}, {len(first.classes)} classes: {counts['train']} to train weights, "
+        f"Photos of the source {first.source}, {counted([len(first.classes)], 'class')}: {counts['train']} to train weights, "
         f"{counts['validation']} for the architecture of searches, {counts['test']} to test."
     )
     found = _metadata(runs)
     sizes, epochs = {m.image_size for m in found}, {m.epochs for m in found}
     batches = {m.latency.measured.batch for m in found if m.latency.measured is not None}
     training = counts["train"] + (counts["validation"] if settings.train_on == "train_and_validation" else 0)
-    devices = len({device_key(m.card) for m in found if m.latency.measured is not None})
+    devices = len({(m.card.fingerprint, m.card.threads) for m in found if m.latency.measured is not None})
     on = "one device" if devices == 1 else f"{devices} devices"
     differences = [
         (bool(sizes - {PAPER_SIZE}), f"{either(f'{s}x{s}' for s in sizes)} pixels (paper: {PAPER_SIZE}x{PAPER_SIZE})"),
-        (len(first.classes) != PAPER_CLASSES, f"{len(first.classes)} classes (paper: {PAPER_CLASSES})"),
+        (len(first.classes) != PAPER_CLASSES, f"{counted([len(first.classes)], 'class')} (paper: {PAPER_CLASSES})"),
         (first.source != "imagenet100", f"{first.source} photos (paper: ImageNet-100)"),
-        (training != PAPER_PHOTOS, f"{training:,} photos to train on (paper: {PAPER_PHOTOS:,})"),
-        (bool(epochs - {PAPER_EPOCHS}), f"{either(epochs)} epochs (paper: {PAPER_EPOCHS})"),
-        (bool(batches - {PAPER_BATCH}), f"timed passes of {either(batches)} photos (paper: {PAPER_BATCH})"),
+        (training != PAPER_PHOTOS, f"{training:,} photos to train on (paper: assumed {PAPER_PHOTOS:,})"),
+        (bool(epochs - {PAPER_EPOCHS}), f"{counted(epochs, 'epoch')} (paper: {PAPER_EPOCHS})"),
+        (bool(batches - {PAPER_BATCH}), f"timed passes of {counted(batches, 'photo')} (paper: {PAPER_BATCH})"),
         (bool(batches), f"latency synchronised, on {on} (paper: not synchronised, GeForce RTX 3090)"),
     ]
     return sentences.unlike_the_paper(note, differences)
@@ -160,15 +187,16 @@ def search_reading(settings: PhotoTables, runs: Sequence[SearchRun]) -> str:
     images = {run.metadata.weight_images for run in runs}
     if epochs:
         parts.append(
-            f"Searched for {either(epochs)} epochs (paper: {PAPER_SEARCH_EPOCHS}) on {either(images)} photos for weights."
+            f"Searched for {counted(epochs, 'epoch')} (paper: {PAPER_SEARCH_EPOCHS}) on {counted(images, 'photo')} for weights."
         )
     sizes = sorted(
         {(run.derived.setting.height, run.derived.setting.width, run.derived.setting.classes) for run in runs}
     )
     if sizes:
-        parts.append(
-            f"MACs of one photo of {' or '.join(f'{h}x{w} pixels, {classes} classes' for h, w, classes in sizes)}."
+        nets = " or ".join(
+            f"{height}x{width} pixels, {counted([classes], 'class')}" for height, width, classes in sizes
         )
+        parts.append(f"MACs of one photo of {nets}.")
     reasons = sorted({run.derived.not_measured for run in runs if run.derived.not_measured is not None})
     if reasons:
         parts.append(f"Not measured: {'; '.join(reasons)}.")

@@ -17,13 +17,14 @@ from dcnas_tabulate.photo_notes import (
     photo_doubts,
     photo_protocol_lines,
     photo_reading,
+    photo_search_note,
     photo_table_note,
     search_reading,
 )
 from dcnas_tabulate.photo_panel import PHOTO_PANEL_STYLE, Shown, photo_panel_html
 from dcnas_tabulate.photo_records import SearchRun
 from dcnas_tabulate.photo_tables import PhotoTable
-from dcnas_tabulate.sentences import accepted_lines, card_items
+from dcnas_tabulate.sentences import accepted_lines, card_items, exact_lines, sentence_case
 from dcnas_tabulate.tables import Table
 
 _FIGURES = {
@@ -37,9 +38,9 @@ _FIGURE_4 = (
 )
 _FIGURE_5 = "The paper draws this figure without printing its values: only ours are shown."
 _FIGURE_6 = (
-    "Filled: ours, on this device and these photos; † behind a name: its latency is noisy, not to be relied on. Hollow, on axes of their "
-    "own: the figures of the paper's Table 3. Bars: interval over seeds, where there are three or more. The values of the paper's own "
-    "Figure 6 (clean photos) are not printed there."
+    "Filled: ours, on the device that the axis names and these photos; † behind a name: its latency is noisy, not to be relied on. Hollow, "
+    "on axes of their own: the figures of the paper's Table 3. Bars: interval over seeds, where there are three or more. The values of the "
+    "paper's own Figure 6 (clean photos) are not printed there."
 )
 
 
@@ -70,7 +71,7 @@ def write_photo_page(report: Report, out: Path) -> None:
     parts = [
         f"<h1>dcnas on photos: preset {html.escape(settings.preset)}</h1>",
         _note(photo_data_note(settings, report.splits, runs)),
-        _note(photo_reading(settings, runs)),
+        _note(photo_reading(settings, runs, report.tables)),
         _banner(noisy_banner(report.profile)),
         *(tables[number] for number in ("2", "3", "4", "5", "6")),
         "<h2>Figure 8: restored photos</h2>",
@@ -93,8 +94,10 @@ def write_photo_page(report: Report, out: Path) -> None:
 def _table(table: PhotoTable) -> str:
     notes = [
         photo_table_note(table),
+        photo_search_note([table]),
+        *sentence_case(exact_lines(path for run in table.trained for path in run.paths)),
         photo_doubts(table.table),
-        *(f"{line[:1].upper()}{line[1:]}." for line in accepted_lines(table.table)),
+        *sentence_case(accepted_lines(table.table)),
     ]
     return table_html(table.table, notes, left_out=LEFT_OUT)
 

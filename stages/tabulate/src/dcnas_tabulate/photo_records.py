@@ -1,6 +1,6 @@
 """Records on photos and results of searches that params.yaml names, read and checked before anything is written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,8 +14,8 @@ from dcnas_schema.parquet import read_metadata, read_parquet
 from dcnas_schema.photo_records import PHOTO_PANEL, PhotoEvaluationMetadata, PhotoPanelMetadata
 from dcnas_schema.photos import PHOTO_SPLITS, PhotosMetadata
 from dcnas_schema.search_log import DerivedGenotype, SearchMetadata
-from dcnas_tabulate.paper_rows import Book
 from dcnas_tabulate.photo_layout import PhotoRun, PhotoTables, labels_of
+from dcnas_tabulate.records import require_one_protocol
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +38,7 @@ def read_photo_runs(settings: PhotoTables, records: Path) -> list[PhotoRun]:
         CorruptArtefactError: A record is damaged, of another run or of another model; records differ in protocol; there is none.
     """
     runs, expected = [], set()
-    labels = labels_of({model: settings.models[model] for model in settings.run_models}, Book.of(settings.searches))
+    labels = labels_of({model: settings.models[model] for model in settings.run_models}, settings.book)
     for model in settings.run_models:
         found: list[tuple[int, Path, PhotoEvaluationMetadata]] = []
         for seed in settings.seeds:
@@ -62,7 +62,7 @@ def read_photo_runs(settings: PhotoTables, records: Path) -> list[PhotoRun]:
             f"No record of the models in photo_runs of params.yaml is in {records}.", remedy="run: dvc repro"
         )
     _say_left_out(records.glob("*/*/record.parquet"), expected, "photo_runs")
-    _require_one_protocol(runs)
+    require_one_protocol((p, _protocol(p, m)) for run in runs for p, m in zip(run.paths, run.metadata, strict=True))
     return runs
 
 
@@ -153,21 +153,8 @@ def _say_left_out(found: Iterable[Path], expected: set[Path], section: str) -> N
         )
 
 
-def _require_one_protocol(runs: Sequence[PhotoRun]) -> None:
-    first: tuple[Path, dict[str, object]] | None = None
-    for path, metadata in ((p, m) for run in runs for p, m in zip(run.paths, run.metadata, strict=True)):
-        protocol = _protocol(path, metadata)
-        first = first or (path, protocol)
-        first[1].update({name: value for name, value in protocol.items() if name not in first[1]})
-        unlike = _differences(protocol, first[1])
-        if unlike:
-            raise CorruptArtefactError(
-                f"{path} was measured by another protocol than {first[0]}: {unlike}.", remedy="run: dvc repro"
-            )
-
-
 def _protocol(path: Path, metadata: PhotoEvaluationMetadata) -> dict[str, object]:
-    """Return what records that share a table must have in common; precision may differ, for devices differ in what they can do."""
+    """Return what records that share a table must have in common; precision may differ, for devices do: latencies have columns by it."""
     measured = metadata.latency.measured
     common: dict[str, object] = {
         **metadata.protocol.model_dump(exclude={"precision"}),
@@ -177,14 +164,4 @@ def _protocol(path: Path, metadata: PhotoEvaluationMetadata) -> dict[str, object
     }
     if measured is not None:  # a record without one stands beside any
         common |= {"size of latency": (measured.height, measured.width), "batch of latency": measured.batch}
-        common[
-            f"latency's precision and memory format on {metadata.card.name} with {metadata.card.threads} threads"
-        ] = (
-            measured.precision,
-            measured.memory_format,
-        )
     return common
-
-
-def _differences(found: Mapping[str, object], wanted: Mapping[str, object]) -> str:
-    return "; ".join(f"{name} {value} against {wanted[name]}" for name, value in found.items() if value != wanted[name])

@@ -4,12 +4,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dcnas_lineage.cells import NOTHING, Derived, derive, paired_interval_excludes_zero, seed_values
+from dcnas_lineage.cells import paired_interval_excludes_zero, seed_values
 from dcnas_schema.cells import Cell, Reducer
-from dcnas_tabulate.layout import NOISY_INPUT, Column, DeviceKey, Layout, device_key, device_titles
+from dcnas_schema.photo_records import PhotoEvaluationMetadata
+from dcnas_tabulate.comparing import common_seeds, cut_to
+from dcnas_tabulate.latency_keys import (
+    LatencyKey,
+    column_of,
+    key_titles,
+    latency_columns,
+    measured_key,
+    predicted_key,
+)
+from dcnas_tabulate.layout import (
+    SOURCE,
+    Column,
+    Layout,
+    cell_of,
+    count_columns,
+    noisy_cell,
+    paper_columns,
+    restoration_columns,
+)
 from dcnas_tabulate.paper_rows import CLEAN
-from dcnas_tabulate.photo_layout import FURTHER, LEFT_OUT, PhotoRun, Row
-from dcnas_tabulate.tables import Table
+from dcnas_tabulate.photo_layout import FURTHER, PhotoRun, Row, is_random, searches_of
+from dcnas_tabulate.tables import Cells, Table, derive_table
 
 TITLES = {
     "2": "Table 2: D-NAS and UNet denoisers",
@@ -24,7 +43,9 @@ NAMES = {**{table: f"table_{table}" for table in ("2", "3", "4", "5", "6")}, CLE
 _SUMS: dict[Reducer, Reducer] = {"range": "sum_range", "median_spread": "sum_spread"}
 _SUMMED = ("macs_m", "parameters")
 _OF_DENOISER = ("psnr_db", "psnr_pooled_db", "ssim")
-_MIN_PAIRS = 2
+_PREDICTIONS: frozenset[Reducer] = frozenset({"predicted", "prediction_error"})
+_TOP5_FROM = 100
+"""Classes from which top-5 is told (protocol): of few classes chance alone gives much of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,16 +67,10 @@ def build_photo_tables(
 ) -> list[PhotoTable]:
     """Derive every cell of every table."""
     found = [metadata for run in runs for metadata in run.metadata]
-    timed = device_titles([m.card for m in found if m.latency.measured is not None])
-    predicted = device_titles([m.card for m in found if m.latency.predicted is not None])
+    cost = _cost(found)
+    top5 = all(len(metadata.classes) >= _TOP5_FROM for metadata in found)
     return [
-        _build(
-            number,
-            rows,
-            _columns(number, _cost(timed, predicted)),
-            confidence=confidence,
-            reference_file=reference_file,
-        )
+        _build(number, rows, _columns(number, cost, top5=top5), confidence=confidence, reference_file=reference_file)
         for number, rows in rows_of.items()
     ]
 
@@ -63,15 +78,15 @@ def build_photo_tables(
 def photo_cell(column: Column, row: Row, reference_file: Path) -> Cell | None:
     """Return the cell of a row in a column, its text not yet derived; `None` where the column says nothing of the row."""
     reducer, pointer = column.reducer, column.pointer
-    sources = [path.as_posix() for run in row.runs for path in _paths(run, column)]
+    sources = [path for run in row.runs for path in _paths(run, column)]
     if reducer == "label":
         pointer = {"label": row.label, "kind": row.kind}[pointer]
     elif reducer == "reference":
-        pointer, sources = ",".join((*(row.reference or ("", "", "")), pointer)), [reference_file.as_posix()]
+        pointer, sources = ",".join((*(row.reference or ("", "", "")), pointer)), [reference_file]
     elif not row.runs:
         if reducer != "paths":
             return None
-        reducer, pointer = "label", LEFT_OUT
+        reducer, pointer = "label", row.absent
     elif reducer == "count":
         if row.run is None:
             return None
@@ -79,86 +94,33 @@ def photo_cell(column: Column, row: Row, reference_file: Path) -> Cell | None:
     elif row.run is None and reducer != "paths":
         denoiser, classifier = row.runs
         if reducer == "mean_ci":
-            taken = denoiser if pointer in _OF_DENOISER else classifier
-            sources = [path.as_posix() for path in taken.paths]
+            sources = list((denoiser if pointer in _OF_DENOISER else classifier).paths)
         elif reducer in _SUMS and (reducer == "median_spread" or pointer in _SUMMED):
             reducer = _SUMS[reducer]
             pointer = f"{pointer},{len(row.runs)}".removeprefix(",")
         else:
             return None
-    return Cell(
-        row=row.label,
-        column=column.title,
-        text="",
-        reducer=reducer,
-        pointer=pointer,
-        decimals=column.decimals,
-        skip_sigma_zero=column.skip_sigma_zero,
-        only_sigma_zero=column.only_sigma_zero,
-        of_measured=column.of_measured,
-        sources=() if reducer == "label" else tuple(sources),
-    )
+    return cell_of(column, row.label, reducer=reducer, pointer=pointer, sources=sources)
 
 
 def _paths(run: PhotoRun, column: Column) -> list[Path]:
     if column.device is None:
         return list(run.paths)
-    return [path for path, m in zip(run.paths, run.metadata, strict=True) if device_key(m.card) == column.device]
+    key = predicted_key if column.reducer in _PREDICTIONS else measured_key
+    return [path for path, m in zip(run.paths, run.metadata, strict=True) if key(m) == column.device]
 
 
 def _build(
     number: str, rows: Sequence[Row], columns: tuple[Column, ...], *, confidence: float, reference_file: Path
 ) -> PhotoTable:
     better = _better_cells(rows, columns, confidence, reference_file)
-    cells = [[photo_cell(column, row, reference_file) for column in columns] for row in rows]
+    lines: list[Cells] = [[photo_cell(column, row, reference_file) for column in columns] for row in rows]
     marks = [[(row.label, column.title) in better for column in columns] for row in rows]
-    noisy = _noisy_cells(rows, columns) if any(column.pointer == "psnr_db" for column in columns) else None
-    if noisy is not None:
-        cells, marks = [noisy, *cells], [[False] * len(columns), *marks]
-    derived = [[_derived(cell, confidence) for cell in line] for line in cells]
-    texts = [
-        tuple(_with_text(c, d, marked=m) for c, d, m in zip(*line, strict=True))
-        for line in zip(cells, derived, marks, strict=True)
-    ]
+    record = next((path for row in rows for run in row.runs for path in run.paths), None)
+    if record is not None and any(column.pointer == "psnr_db" for column in columns):
+        lines, marks = [[noisy_cell(column, record) for column in columns], *lines], [[False] * len(columns), *marks]
     layout = Layout(name=NAMES[number], title=TITLES[number], columns=columns, runs=())
-    table = Table(layout=layout, rows=tuple(texts), values=tuple(tuple(line) for line in derived))
-    return PhotoTable(number=number, rows=tuple(rows), table=table)
-
-
-def _noisy_cells(rows: Sequence[Row], columns: Sequence[Column]) -> list[Cell | None] | None:
-    """Return the row of the noisy input itself; the same photos and noise in every record: one stands for all."""
-    path = next((path for row in rows for run in row.runs for path in run.paths), None)
-    if path is None:
-        return None
-    cells: list[Cell | None] = []
-    for column in columns:
-        pointer = {"psnr_db": "noisy_psnr_db", "ssim": "noisy_ssim"}.get(column.pointer)
-        labels = {"label": NOISY_INPUT, "kind": "input"}
-        label = labels.get(column.pointer) if column.reducer == "label" else None
-        if (label is None and pointer is None) or (pointer is not None and column.reducer != "mean_ci"):
-            cells.append(None)
-            continue
-        cells.append(
-            Cell(
-                row=NOISY_INPUT,
-                column=column.title,
-                text="",
-                reducer=column.reducer,
-                pointer=label or pointer or "",
-                decimals=column.decimals,
-                skip_sigma_zero=column.skip_sigma_zero,
-                sources=() if label is not None else (path.as_posix(),),
-            )
-        )
-    return cells
-
-
-def _derived(cell: Cell | None, confidence: float) -> Derived:
-    return Derived(text=NOTHING, value=None) if cell is None else derive(cell, confidence=confidence, root=Path())
-
-
-def _with_text(cell: Cell | None, derived: Derived, *, marked: bool) -> Cell | None:
-    return None if cell is None else cell.model_copy(update={"text": derived.text, "marked_better": marked})
+    return PhotoTable(number=number, rows=tuple(rows), table=derive_table(layout, lines, marks, confidence=confidence))
 
 
 def _better_cells(
@@ -178,89 +140,71 @@ def _better_cells(
 
 
 def _beats(column: Column, row: Row, other: Row, confidence: float, reference_file: Path) -> bool:
-    seeds = tuple(seed for seed in row.runs[0].seeds if seed in other.runs[0].seeds)
+    pair = (row.runs[0], other.runs[0])
+    seeds = common_seeds(*pair)
+    if is_random(pair[0].spec) != is_random(pair[1].spec) and _one_search(pair, seeds):
+        return False  # another search might have found another net: of what searching gives there is a single draw
     first, second = (_values(column, one, seeds, reference_file) for one in (row, other))
-    if len(first) != len(second) or len(first) < _MIN_PAIRS:
+    if not first or len(first) != len(second):
         return False
     return column.compare * (sum(first) - sum(second)) > 0 and paired_interval_excludes_zero(first, second, confidence)
 
 
+def _one_search(runs: Sequence[PhotoRun], seeds: Sequence[int]) -> bool:
+    return any(searches_of(cut_to(run, seeds)) == 1 for run in runs)
+
+
 def _values(column: Column, row: Row, seeds: Sequence[int], reference_file: Path) -> list[float]:
-    run = row.runs[0]
-    paths = tuple(path for path, seed in zip(run.paths, run.seeds, strict=True) if seed in seeds)
-    metadata = tuple(m for m in run.metadata if m.seed in seeds)
-    cut = replace(row, runs=(replace(run, paths=paths, metadata=metadata, seeds=tuple(seeds)),))
-    cell = photo_cell(column, cut, reference_file)
+    cell = photo_cell(column, replace(row, runs=(cut_to(row.runs[0], seeds),)), reference_file)
     return [] if cell is None else seed_values(cell, Path())
 
 
-def _columns(number: str, cost: tuple[Column, ...]) -> tuple[Column, ...]:
+def _columns(number: str, cost: tuple[Column, ...], *, top5: bool) -> tuple[Column, ...]:
     what = (Column(title="Model", key="", reducer="label", pointer="label"),)
     kind = (Column(title="Type", key="", reducer="label", pointer="kind"),)
-    last = (Column(title="source", key="", reducer="paths"),)
+    last = (*count_columns("range"),)
+    accuracy = {"top1_pct": "Top-1", **({"top5_pct": "Top-5"} if top5 else {})}
     match number:
         case "2":
-            return (*what, *cost, *_restoration(), *_count(), *_paper("latency_ms", "psnr_db", "ssim"), *last)
+            return (
+                *what,
+                *cost,
+                *restoration_columns(),
+                *last,
+                *paper_columns("latency_ms", "psnr_db", "ssim"),
+                SOURCE,
+            )
         case "fig4/text":
-            return (*what, *cost, *_accuracy_clean(), *_count(), *_paper("accuracy_pct"), *last)
-    paper = _paper("latency_ms", "accuracy_pct", "psnr_db", "ssim")
-    return (*what, *kind, *cost, *_accuracy(), *_restoration(), *_count(), *paper, *last)
+            return (*what, *cost, *_accuracy_clean(accuracy), *last, *paper_columns("accuracy_pct"), SOURCE)
+    paper = paper_columns("latency_ms", "accuracy_pct", "psnr_db", "ssim")
+    return (*what, *kind, *cost, *_accuracy(accuracy), *restoration_columns(), *last, *paper, SOURCE)
 
 
-def _cost(timed: Mapping[DeviceKey, str], predicted: Mapping[DeviceKey, str]) -> tuple[Column, ...]:
-    """Return the columns of cost; `timed` and `predicted` are the devices of which there is a latency, with their titles."""
-    latency = Column(title="Latency (ms)", key="latency_ms", reducer="median_spread")
-    predictions = (
-        Column(title="Predicted (ms)", key="predicted_ms", reducer="predicted"),
-        Column(
-            title="Prediction off (%)",
-            key="prediction_error_pct",
-            reducer="prediction_error",
-            decimals=1,
-            of_measured=True,
-        ),
+def _cost(found: Sequence[PhotoEvaluationMetadata]) -> tuple[Column, ...]:
+    """Return the columns of cost: what was measured stands under the device that measured it, what is predicted under the profile's."""
+    titles = key_titles([*map(measured_key, found), *map(predicted_key, found)])
+    off = Column(
+        title="Prediction off (%)", key="prediction_error_pct", reducer="prediction_error", decimals=1, of_measured=True
     )
+    predictions = (Column(title="Predicted (ms)", key="predicted_ms", reducer="predicted"), off)
+    profiles: list[LatencyKey] = [key for key in titles if any(predicted_key(m) == key for m in found)]
     return (
         Column(title="MACs (M)", key="macs_m", reducer="range", pointer="macs_m", decimals=1),
         Column(title="Parameters", key="parameters", reducer="range", pointer="parameters", decimals=0),
-        *_each_device(latency, timed),
-        *(one for column in predictions for one in (_each_device(column, predicted) if predicted else [column])),
+        *latency_columns(found, titles),
+        *(column_of(one, key, titles, where="for") for one in predictions for key in profiles),
+        *(() if profiles else predictions),
     )
 
 
-def _each_device(column: Column, titles: Mapping[DeviceKey, str]) -> list[Column]:
-    """Return the column for each device; its title names the device where there are several."""
-    if len(titles) == 1:
-        return [replace(column, device=next(iter(titles)))]
-    return [
-        replace(column, title=f"{column.title} on {title}", key=f"{column.key}_{i}", device=device)
-        for i, (device, title) in enumerate(titles.items())
-    ]
-
-
-def _restoration() -> tuple[Column, ...]:
-    return (
-        Column(title="PSNR (dB)", key="psnr_db", reducer="mean_ci", pointer="psnr_db", compare=1),
-        Column(
-            title="PSNR, σ>0 (dB)",
-            key="psnr_db_without_sigma_0",
-            reducer="mean_ci",
-            pointer="psnr_db",
-            skip_sigma_zero=True,
-            compare=1,
-        ),
-        Column(title="SSIM", key="ssim", reducer="mean_ci", pointer="ssim", decimals=3, compare=1),
-    )
-
-
-def _accuracy() -> tuple[Column, ...]:
+def _accuracy(names: Mapping[str, str]) -> tuple[Column, ...]:
     return tuple(
         Column(title=f"{name} (%)", key=key, reducer="mean_ci", pointer=key, decimals=1, compare=1)
-        for name, key in (("Top-1", "top1_pct"), ("Top-5", "top5_pct"))
+        for key, name in names.items()
     )
 
 
-def _accuracy_clean() -> tuple[Column, ...]:
+def _accuracy_clean(names: Mapping[str, str]) -> tuple[Column, ...]:
     return (
         *(
             Column(
@@ -272,21 +216,7 @@ def _accuracy_clean() -> tuple[Column, ...]:
                 only_sigma_zero=True,
                 compare=1,
             )
-            for name, key in (("Top-1", "top1_pct"), ("Top-5", "top5_pct"))
+            for key, name in names.items()
         ),
         Column(title="Top-1, all σ (%)", key="top1_pct", reducer="mean_ci", pointer="top1_pct", decimals=1),
-    )
-
-
-def _count() -> tuple[Column, ...]:
-    return (
-        Column(title="Epochs", key="epochs", reducer="range", pointer="epochs", decimals=0),
-        Column(title="Seeds", key="seeds", reducer="count"),
-    )
-
-
-def _paper(*fields: str) -> tuple[Column, ...]:
-    titles = {"latency_ms": "lat. (ms)", "accuracy_pct": "top-1 (%)", "psnr_db": "PSNR (dB)", "ssim": "SSIM"}
-    return tuple(
-        Column(title=f"paper {titles[name]}", key=f"paper_{name}", reducer="reference", pointer=name) for name in fields
     )

@@ -1,6 +1,6 @@
 """The records and panels that params.yaml names, read and checked before anything is written."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def read_runs(params: Params, records: Path) -> list[Run]:
         raise CorruptArtefactError(f"No record of the models in params.yaml is in {records}.", remedy="run: dvc repro")
     for path in sorted(set(records.glob("*/*/record.parquet")) - expected):
         print(f"left out: {path.parent} is not in runs of params.yaml; `dcnas prune` removes such folders", flush=True)
-    _require_one_protocol(runs)
+    require_one_protocol((p, _protocol(p, m)) for run in runs for p, m in zip(run.paths, run.metadata, strict=True))
     return runs
 
 
@@ -92,24 +92,34 @@ def _checked(path: Path, model: str, seed: int, spec: ModelSpec) -> EvaluationMe
     return metadata
 
 
-def _require_one_protocol(runs: Iterable[Run]) -> None:
-    first: tuple[Path, dict[str, object]] | None = None
-    for path, metadata in ((p, m) for run in runs for p, m in zip(run.paths, run.metadata, strict=True)):
-        protocol = _protocol(path, metadata)
-        first = first or (path, protocol)
-        first[1].update({name: value for name, value in protocol.items() if name not in first[1]})
+def require_one_protocol(protocols: Iterable[tuple[Path, Mapping[str, object]]]) -> None:
+    """
+    Check that records which share tables were measured alike.
+
+    Args:
+        protocols: Path of each record, and what it must have in common with those that have it too.
+
+    Raises:
+        CorruptArtefactError: Two differ; both files and the differences are named.
+    """
+    first: Path | None = None
+    known: dict[str, object] = {}
+    for path, protocol in protocols:
+        first = first or path
         unlike = [
-            f"{name} {value} against {first[1][name]}" for name, value in protocol.items() if value != first[1][name]
+            f"{name} {value} against {known[name]}"
+            for name, value in protocol.items()
+            if value != known.get(name, value)
         ]
         if unlike:
             raise CorruptArtefactError(
-                f"{path} was measured by another protocol than {first[0]}: {'; '.join(unlike)}.",
-                remedy="run: dvc repro",
+                f"{path} was measured by another protocol than {first}: {'; '.join(unlike)}.", remedy="run: dvc repro"
             )
+        known |= protocol
 
 
 def _protocol(path: Path, metadata: EvaluationMetadata) -> dict[str, object]:
-    """Return what records that share a table must have in common; precision may differ, for devices differ in what they can do."""
+    """Return what records that share a table must have in common; precision may differ, for devices do: latencies have columns by it."""
     cost, latency = metadata.cost, metadata.latency
     common: dict[str, object] = {
         **metadata.protocol.model_dump(exclude={"precision"}),

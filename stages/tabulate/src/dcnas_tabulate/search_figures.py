@@ -15,7 +15,6 @@ from dcnas_schema.search_log import oscillation
 from dcnas_schema.search_params import SearchSpec
 from dcnas_schema.space import OPS, PLACES, OpName
 from dcnas_tabulate.drawing import COLOURS, THEMES, new_figure, save_figure, style_axes
-from dcnas_tabulate.paper_rows import Book
 from dcnas_tabulate.photo_layout import LEFT_OUT, PhotoTables
 from dcnas_tabulate.photo_records import SearchRun
 
@@ -201,7 +200,7 @@ def _pairs(searches: Mapping[str, SearchSpec]) -> list[tuple[str, str]]:
 
 
 def _order(spec: SearchSpec, settings: PhotoTables) -> tuple[int, int]:
-    size = Book.of(settings.searches).sizes.get(spec.target)
+    size = settings.book.sizes.get(spec.target)
     return spec.ops, "SML".index(size) if size is not None else len("SML")
 
 

@@ -1,14 +1,12 @@
 """What each search ended with: its target, and the predicted and the measured latency of the net that was derived from it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from dcnas_lineage.cells import NOTHING, Derived, derive
 from dcnas_schema.cells import Cell, Reducer
-from dcnas_tabulate.layout import Column, Layout
+from dcnas_tabulate.layout import SOURCE, Column, Layout, cell_of
 from dcnas_tabulate.photo_layout import LEFT_OUT, PhotoTables
 from dcnas_tabulate.photo_records import SearchRun
-from dcnas_tabulate.tables import Table
+from dcnas_tabulate.tables import Cells, Table, derive_table
 
 _WORDS = ("Search", "Ops", "β", "Images", "Loss", "Bounds", "Wanted")
 _COLUMNS = (
@@ -35,7 +33,7 @@ _COLUMNS = (
     Column(title="MACs (M)", key="macs_m", reducer="genotype", pointer="macs_m", decimals=1),
     Column(title="Parameters", key="parameters", reducer="genotype", pointer="parameters", decimals=0),
     Column(title="Oscillation", key="oscillation", reducer="oscillation"),
-    Column(title="source", key="", reducer="paths"),
+    SOURCE,
 )
 
 
@@ -48,18 +46,13 @@ def build_search_table(settings: PhotoTables, runs: Sequence[SearchRun], *, conf
     """Return a row a search and seed, in the order of params.yaml; searches that do not run stand below as left out."""
     lines: list[tuple[str, str, SearchRun | None]] = [(search_label(run), run.search, run) for run in runs]
     lines += [(search, search, None) for search in settings.searches if search not in settings.run_searches]
-    rows, values = [], []
+    cells: list[Cells] = []
     for label, search, run in lines:
-        cells = [_cell(column, label, _words(settings, label, search), run) for column in _COLUMNS]
-        derived = [
-            Derived(text=NOTHING, value=None) if cell is None else derive(cell, confidence=confidence, root=Path())
-            for cell in cells
-        ]
-        rows.append(tuple(c and c.model_copy(update={"text": d.text}) for c, d in zip(cells, derived, strict=True)))
-        values.append(tuple(derived))
+        words = _words(settings, label, search)
+        cells.append([_cell(column, label, words, run) for column in _COLUMNS])
     title = "Searches: target, predicted and measured latency of the derived nets"
     layout = Layout(name="searches", title=title, columns=_COLUMNS, runs=())
-    return Table(layout=layout, rows=tuple(rows), values=tuple(values))
+    return derive_table(layout, cells, [[False] * len(_COLUMNS)] * len(cells), confidence=confidence)
 
 
 def _words(settings: PhotoTables, label: str, search: str) -> dict[str, str]:
@@ -85,13 +78,4 @@ def _cell(column: Column, label: str, words: dict[str, str], run: SearchRun | No
         sources = [run.genotype, run.log]
     else:
         sources = [run.genotype]
-    return Cell(
-        row=label,
-        column=column.title,
-        text="",
-        reducer=reducer,
-        pointer=pointer,
-        decimals=column.decimals,
-        of_measured=column.of_measured and reducer != "label",
-        sources=tuple(path.as_posix() for path in sources),
-    )
+    return cell_of(column, label, reducer=reducer, pointer=pointer, sources=sources)

@@ -1,13 +1,20 @@
 """The sentences that stand under tables of scenes and of photos alike, and the small words that they are made of."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from dcnas_lineage.cells import NOISY, doubts_of, latencies_of
+import pyarrow.compute as pc
+
+from dcnas_lineage.cells import DEVICE, NOISY, doubts_of, latencies_of
+from dcnas_lineage.records import read_record
 from dcnas_schema.cells import LATENCIES, Cell
 from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.records import MeasuredLatency, Protocol
 from dcnas_tabulate.tables import Table
+
+_FEW_PASSES = 20
+"""Below this the 5th and the 95th percentile lie beyond all samples but one at each end."""
 
 
 def footer(paragraphs: Iterable[str], bullets: Iterable[str]) -> str:
@@ -16,9 +23,23 @@ def footer(paragraphs: Iterable[str], bullets: Iterable[str]) -> str:
     return "\n\n".join([text, "\n".join(f"- {line}" for line in bullets)]).strip() + "\n"
 
 
-def cells_reading(confidence: float) -> str:
-    """Return the beginning of the sentence that says what a cell is."""
-    return f"Cells: mean over seeds ± half the width of its {percent(confidence)} interval (Student)"
+def cells_reading(confidence: float, keys: Collection[str]) -> str:
+    """
+    Return what a cell is.
+
+    Args:
+        keys: Those of the table's columns.
+    """
+    levels = ["the mean over all noise levels"]
+    if "psnr_db" in keys:
+        levels.append("for PSNR also over those above 0, because without noise it is unbounded")
+    if any(key.endswith("_at_sigma_0") for key in keys):
+        levels.append("and accuracy at σ = 0 alone where the column says so")
+    reading = f"Cells: mean over seeds ± half the width of its {percent(confidence)} interval (Student), none for a single seed; "
+    reading += f"{', '.join(levels)}."
+    if "psnr_pooled_db" in keys:
+        reading += " Pooled PSNR is that of the mean squared error of all images of a level; the other is the mean of each image's."
+    return reading
 
 
 def latency_reading(measured: Sequence[MeasuredLatency], *, things: str, switch: str) -> str:
@@ -26,7 +47,7 @@ def latency_reading(measured: Sequence[MeasuredLatency], *, things: str, switch:
     Return how latencies are to be read, or that there are none.
 
     Args:
-        things: What a pass is of: `scenes`.
+        things: What a pass is of, one of them: `scene`; what follows a comma stays as it is.
 
         switch: The parameter that turns the measurement off.
     """
@@ -40,15 +61,42 @@ def latency_reading(measured: Sequence[MeasuredLatency], *, things: str, switch:
         if bands
         else ""
     )
+    few = (
+        f" Of fewer than {_FEW_PASSES} passes the percentiles are little else than the least and the greatest time."
+        if any((one.repeats if one.kept is None else one.kept) < _FEW_PASSES for one in measured)
+        else ""
+    )
+    device = (
+        " Device time: median over seeds [least, greatest seed] of the medians between CUDA events around the pass."
+        if any(one.device_median_ms is not None for one in measured)
+        else ""
+    )
     return (
         "Latency: median over seeds of the medians [least 5th, greatest 95th percentile of any seed] of the wall time of a synchronised "
-        f"pass of a whole batch of {either(batches)} {things}, in {either(precisions)}{rejected}."
+        f"pass of a whole batch of {counted(batches, things)}, in {either(precisions)}{rejected}.{device}{few}"
     )
 
 
-def papers_columns(data: str) -> str:
-    """Return what the paper's columns are; `data` are its own."""
-    return f"The paper's columns are its own, on its own device (GeForce RTX 3090) and {data}; its latency is not synchronised."
+def papers_columns(data: str, *, timing: str) -> str:
+    """
+    Return what the paper's columns are.
+
+    Args:
+        data: Its own.
+
+        timing: What it says of its latency.
+    """
+    return f"The paper's columns are its own, on {data}; its latency: {timing}."
+
+
+def exact_lines(records: Iterable[Path]) -> list[str]:
+    """Return how many images were restored to the last bit, which no mean PSNR can take; nothing where none was."""
+    found = sum(pc.sum(read_record(path)[0]["exact"]).as_py() or 0 for path in records)
+    if not found:
+        return []
+    return [
+        f"restored to the last bit, over all levels, seeds and models, and left out of the mean PSNR: {counted([found], 'image')}"
+    ]
 
 
 def doubts(table: Table, *, again: str) -> str:
@@ -67,7 +115,7 @@ def doubts(table: Table, *, again: str) -> str:
 
 def accepted_lines(table: Table) -> list[str]:
     """Return how many timed passes each latency is of, and whether others' share of the processors was told."""
-    alone = [cell for cell in latency_cells(table) if cell.reducer == "median_spread"]
+    alone = [cell for cell in latency_cells(table) if cell.reducer == "median_spread" and cell.pointer != DEVICE]
     timed = [(cell.row, found) for cell in alone if (found := latencies_of(cell.sources, Path()))]
     if not timed:
         return []
@@ -117,6 +165,11 @@ def device_lines(cards: Iterable[DeviceCard]) -> list[str]:
     return [f"device: {'; '.join(': '.join(item) for item in card_items(card))}" for card in cards]
 
 
+def sentence_case(lines: Iterable[str]) -> list[str]:
+    """Return lines of a list as sentences."""
+    return [f"{line[:1].upper()}{line[1:]}." for line in lines]
+
+
 def card_items(card: DeviceCard) -> list[tuple[str, str]]:
     """Return what the device gives, then what it does not with the reason."""
     values = card.model_dump()
@@ -143,6 +196,19 @@ def percent(share: float) -> str:
 def either(values: Iterable[int | str]) -> str:
     """Return the different values, each once, in order: numbers by size, texts by letter."""
     return " or ".join(map(str, sorted(set(values), key=lambda value: (isinstance(value, str), value))))
+
+
+def counted(numbers: Iterable[int], thing: str) -> str:
+    """
+    Return the different numbers with the thing that they count, in the plural but for 1: `1 or 32 photos`.
+
+    Args:
+        thing: In the singular; what stands behind a comma or `of` follows unchanged: `photo of 32x32 pixels`.
+    """
+    found = set(numbers)
+    noun, *rest = re.split(r"(?=,| of )", thing, maxsplit=1)
+    plural = "" if found == {1} else "es" if noun.endswith(("ss", "rch")) else "s"
+    return f"{either(found)} {noun}{plural}{''.join(rest)}"
 
 
 def sizes(found: Iterable[tuple[int, int]]) -> str:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,11 @@ from dcnas_lineage.cells import (
     seed_values,
 )
 from dcnas_schema.cells import LATENCIES, SPREADS, Cell, CellMap
-from dcnas_tabulate.layout import Column, Layout, Run, make_cell, noisy_cell
+from dcnas_tabulate.comparing import common_seeds, cut_to
+from dcnas_tabulate.latency_keys import measured_key
+from dcnas_tabulate.layout import Column, Layout, Run, cell_of, noisy_cell
+
+Cells = Sequence[Cell | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,20 +40,55 @@ class Table:
 def build_table(layout: Layout, *, confidence: float, reference_file: Path) -> Table:
     """Derive every cell of `layout`."""
     better = _better_cells(layout, confidence, reference_file)
-    rows, values = [], []
+    columns = layout.columns
+    lines: list[Cells] = [[make_cell(c, run, layout, reference_file) for c in columns] for run in layout.runs]
+    marks = [[(run.model, column.title) in better for column in columns] for run in layout.runs]
     scored = next((run for run in layout.runs if run.paths), None)
     if layout.noisy_row and scored is not None:
-        noisy = [noisy_cell(column, scored) for column in layout.columns]
-        derived = [_derived(cell, confidence) for cell in noisy]
-        rows.append(tuple(_with_text(c, d, marked=False) for c, d in zip(noisy, derived, strict=True)))
-        values.append(tuple(derived))
-    for run in layout.runs:
-        cells = [make_cell(column, run, layout, reference_file) for column in layout.columns]
-        derived = [_derived(cell, confidence) for cell in cells]
-        marks = [(run.model, column.title) in better for column in layout.columns]
-        rows.append(tuple(_with_text(c, d, marked=m) for c, d, m in zip(cells, derived, marks, strict=True)))
-        values.append(tuple(derived))
-    return Table(layout=layout, rows=tuple(rows), values=tuple(values))
+        lines = [[noisy_cell(column, scored.paths[0]) for column in columns], *lines]
+        marks = [[False] * len(columns), *marks]
+    return derive_table(layout, lines, marks, confidence=confidence)
+
+
+def derive_table(
+    layout: Layout, lines: Sequence[Cells], marks: Sequence[Sequence[bool]], *, confidence: float
+) -> Table:
+    """
+    Return the table of these cells, a line a row, each with its text and, where it is better, its mark.
+
+    Args:
+        marks: Whether a cell is better, one tuple a row.
+    """
+    values = [
+        tuple(
+            Derived(text=NOTHING, value=None) if cell is None else derive(cell, confidence=confidence, root=Path())
+            for cell in line
+        )
+        for line in lines
+    ]
+    rows = tuple(
+        tuple(
+            cell and cell.model_copy(update={"text": derived.text, "marked_better": marked})
+            for cell, derived, marked in zip(*parts, strict=True)
+        )
+        for parts in zip(lines, values, marks, strict=True)
+    )
+    return Table(layout=layout, rows=rows, values=tuple(values))
+
+
+def make_cell(column: Column, run: Run, layout: Layout, reference_file: Path) -> Cell:
+    """Return the cell of `run` in `column`, its text not yet derived."""
+    if column.reducer == "label":
+        return cell_of(column, run.label, pointer=run.label)
+    if column.reducer == "count":
+        return cell_of(column, run.label, pointer=str(run.wanted), sources=run.paths)
+    if column.reducer == "reference":
+        reference = layout.references.get(run.model, ("", "", ""))
+        return cell_of(column, run.label, pointer=",".join((*reference, column.pointer)), sources=[reference_file])
+    if column.device is not None:
+        made = zip(run.paths, run.metadata, strict=True)
+        return cell_of(column, run.label, sources=[path for path, m in made if measured_key(m) == column.device])
+    return cell_of(column, run.label, sources=run.paths)
 
 
 def write_table(table: Table, out: Path, *, confidence: float, footer: str) -> None:
@@ -92,27 +132,17 @@ def printed(cell: Cell | None) -> str:
     return f"**{cell.text}**" if cell.marked_better else cell.text
 
 
-def _derived(cell: Cell | None, confidence: float) -> Derived:
-    return Derived(text=NOTHING, value=None) if cell is None else derive(cell, confidence=confidence, root=Path())
-
-
-def _with_text(cell: Cell | None, derived: Derived, *, marked: bool) -> Cell | None:
-    return None if cell is None else cell.model_copy(update={"text": derived.text, "marked_better": marked})
-
-
 def _better_cells(layout: Layout, confidence: float, reference_file: Path) -> set[tuple[str, str]]:
     runs = {run.model: run for run in layout.runs}
     better = set()
-    for column in layout.columns:
-        for a, b in layout.rivals if column.compare else ():
-            first, second = (_values(column, runs[model], layout, reference_file) for model in (a, b))
-            if first and paired_interval_excludes_zero(first, second, confidence):
+    for a, b in layout.rivals:
+        seeds = common_seeds(runs[a], runs[b])
+        pair = [cut_to(runs[model], seeds) for model in (a, b)]
+        for column in (column for column in layout.columns if column.compare):
+            first, second = (seed_values(make_cell(column, run, layout, reference_file), Path()) for run in pair)
+            if first and len(first) == len(second) and paired_interval_excludes_zero(first, second, confidence):
                 better.add((a if column.compare * (sum(first) - sum(second)) > 0 else b, column.title))
     return better
-
-
-def _values(column: Column, run: Run, layout: Layout, reference_file: Path) -> list[float]:
-    return seed_values(make_cell(column, run, layout, reference_file), Path())
 
 
 def _records(table: Table) -> list[dict[str, object]]:
