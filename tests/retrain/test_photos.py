@@ -411,7 +411,7 @@ def test_validation_photos_get_the_memory_that_training_photos_leave(
     needed = [float(3 * pairs.prod(axis=1).sum()) / 1e6 for pairs in sizes]
     assert needed[0] > needed[1]
     resident = {}
-    for memory_mb in (sum(needed), needed[0], needed[1], 0.0):
+    for memory_mb in (sum(needed) + 1e-3, needed[0] + 1e-3, needed[1] + 1e-3, 0.0):
         changed = settings()
         view = changed.photo_view.model_copy(update={"memory_mb": memory_mb})
         changed = changed.model_copy(
