@@ -77,10 +77,10 @@ def print_answer(answer: Answer, *, tree: bool) -> None:
         if tree:
             for link in cell.links:
                 print(_line(link))
-        if (link := cell.failing) is not None:
-            print(f"{cell.verdict} {cell.subject}: {cell.row}, {cell.column}: {link.what}: {link.problem}")
-    for link in answer.others:
-        print(f"{link.verdict} {link.what}" + (f": {link.problem}" if link.problem else f" ({link.detail})"))
+        if (failing := cell.failing) is not None:
+            print(f"{cell.verdict} {cell.subject}: {cell.row}, {cell.column}: {failing.what}: {failing.problem}")
+    for other in answer.others:
+        print(f"{other.verdict} {other.what}" + (f": {other.problem}" if other.problem else f" ({other.detail})"))
     for subject in dict.fromkeys(cell.subject for cell in answer.cells):
         counts = Counter(cell.verdict for cell in answer.cells if cell.subject == subject)
         told = ", ".join(f"{counts[verdict]} {_WORDS[verdict]}" for verdict in Verdict)

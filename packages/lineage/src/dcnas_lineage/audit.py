@@ -216,15 +216,16 @@ class _Walk:
         try:
             provenance = self._provenance(path)
         except DcnasError as error:
-            problem = link.problem or str(error)
+            told = link.problem or str(error)
             verdict = link.verdict if link.problem else Verdict.BROKEN
-            yield Link(depth=depth, what=path, detail=link.detail, problem=problem, verdict=verdict)
+            yield Link(depth=depth, what=path, detail=link.detail, problem=told, verdict=verdict)
             return
         if provenance is None:
             yield link
             yield from self._run(depth + 1, maker.stage if maker else None)
             return
-        problem, verdict = link.problem, link.verdict
+        problem: str | None = link.problem
+        verdict = link.verdict
         if problem is None and (problem := self._contradiction(maker, provenance)) is not None:
             verdict = Verdict.BROKEN
         dirty = f", with changes in {', '.join(provenance.dirty)}" if provenance.dirty else ""
@@ -238,7 +239,7 @@ class _Walk:
 
     def _run(self, depth: int, name: str | None) -> Iterator[Link]:
         """The run of a pipeline stage: one link where all of it holds, else one for each edge that does not."""
-        if self._runs is None or name not in self._runs.graph.stages:
+        if self._runs is None or name is None or name not in self._runs.graph.stages:
             return
         record = self._runs.graph.stages[name].record
         detail = "no record" if record is None else f"{record.started}, {record.seconds:g} s, {record.machine.host}"
@@ -271,14 +272,15 @@ class _Walk:
         """A file that a pipeline stage made: its hash is the one in dvc.lock, on both sides of the edge, and the one its reader saw."""
         producer = self._lock.producer_of(path)
         if producer is None:
-            problem = "no pipeline stage of dvc.yaml has it in dvc.lock"
-            return Link(depth=depth, what=path, detail="", problem=problem, verdict=Verdict.BROKEN)
+            unknown = "no pipeline stage of dvc.yaml has it in dvc.lock"
+            return Link(depth=depth, what=path, detail="", problem=unknown, verdict=Verdict.BROKEN)
         actual, file = self._hashed(producer.path), self._hashed(path)
         if actual is None or file is None:
-            problem = "the file is missing (dvc pull, or dvc repro)"
-            return Link(depth=depth, what=path, detail="", problem=problem, verdict=Verdict.UNVERIFIABLE)
+            missing = "the file is missing (dvc pull, or dvc repro)"
+            return Link(depth=depth, what=path, detail="", problem=missing, verdict=Verdict.UNVERIFIABLE)
         detail = f"md5 {actual.md5[:12]}, made by {producer.stage}"
-        problem, verdict = None, Verdict.BROKEN
+        problem: str | None = None
+        verdict = Verdict.BROKEN
         if actual.md5 != producer.md5:
             problem = f"its md5 is {actual.md5}, dvc.lock says {producer.md5}"
         elif sha256 is not None and file.sha256 != sha256:
@@ -302,9 +304,10 @@ class _Walk:
         """A file of the repository itself: its hash is the one that its reader saw and dvc.lock holds."""
         entry, actual = self._lock.dependency_of(consumer, path), self._hashed(path)
         if entry is None or actual is None:
-            problem = f"it is missing, or {consumer} does not have it in dvc.lock"
-            return Link(depth=depth, what=path, detail="", problem=problem, verdict=Verdict.UNVERIFIABLE)
-        problem, verdict = None, Verdict.STALE
+            missing = f"it is missing, or {consumer} does not have it in dvc.lock"
+            return Link(depth=depth, what=path, detail="", problem=missing, verdict=Verdict.UNVERIFIABLE)
+        problem: str | None = None
+        verdict = Verdict.STALE
         if actual.md5 != entry.md5:
             problem = f"its md5 is {actual.md5}, dvc.lock says {entry.md5}: it changed since the table was made"
         elif sha256 is not None and actual.sha256 != sha256:
@@ -346,13 +349,10 @@ _OF_ONE = ("label", "paths", "reference", "genotype", "genotype_spread", "oscill
 
 def _runs_once(links: Iterable[Link]) -> list[Link]:
     """Leave out what was said before of a run: many files may come from one."""
-    seen: set[tuple[str, str | None]] = set()
-    return [link for link in links if not (link.what.startswith("run ") and _seen_before(link, seen))]
-
-
-def _seen_before(link: Link, seen: set[tuple[str, str | None]]) -> bool:
-    key = (link.what, link.problem)
-    return key in seen or bool(seen.add(key))
+    told = dict[tuple[str, object], Link]()
+    for number, link in enumerate(links):
+        told.setdefault((link.what, link.problem if link.what.startswith("run ") else number), link)
+    return list(told.values())
 
 
 def _seeds(params: dict[str, object]) -> set[str]:

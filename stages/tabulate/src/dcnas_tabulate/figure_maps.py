@@ -10,7 +10,8 @@ from dcnas_tabulate.figures import SHOWN_QUANTITIES
 from dcnas_tabulate.latency_figures import FIGURES
 from dcnas_tabulate.layout import NOISY_INPUT, Run
 from dcnas_tabulate.panel import shown_panels
-from dcnas_tabulate.photo_layout import CLEAN, PhotoRun, Row
+from dcnas_tabulate.paper_rows import CLEAN
+from dcnas_tabulate.photo_layout import PhotoRun, Row
 from dcnas_tabulate.photo_panel import Shown
 from dcnas_tabulate.photo_records import SearchRun
 
