@@ -18,10 +18,11 @@ import torch
 from scipy.stats import spearmanr
 from support.report import Bar, Report
 
+from dcnas_latency.canary import session_best
 from dcnas_latency.estimates import Estimates, Phase, Readings
 from dcnas_latency.plan import Alignment
 from dcnas_latency.predictor import calibrate
-from dcnas_latency.profile import Profiler, best_of
+from dcnas_latency.profile import Profiler
 from dcnas_latency.rig import RigSample, Subject
 from dcnas_latency.samples import LEAST_KEPT
 from dcnas_latency.simulated import Law, SimulatedRig
@@ -129,7 +130,11 @@ def capture(rig: SimulatedRig, settings: Settings, folder: Path | None) -> Captu
     """Return the profiler when its final phase is measured, or, with a folder of stored rounds, known."""
     params = settings.profile_latency
     made = Capture(
-        rig=rig, setting=setting_of(settings), params=params, store=SampleStore(folder=folder), learn_canary=best_of
+        rig=rig,
+        setting=setting_of(settings),
+        params=params,
+        store=SampleStore(folder=folder),
+        learn_canary=session_best,
     )
     made.subjects_only = folder is not None
     try:
@@ -173,7 +178,7 @@ def own_figure(readings: Readings, canary_ms: np.ndarray) -> float:
 def judge(made: Capture, params: ProfileLatencyParams, *, levelled: bool) -> list[float]:
     """Return the row of figures that one way of making them gives."""
     final, first = made.final, len(made.final.subjects) - made.whole
-    reference = best_of(final.canaries_ms)
+    reference = session_best(final.canaries_ms)
     told = Estimates(final, reference_ms=reference, band_pct=params.canary_band_pct)
     if levelled:
         parts = {part: r.summary().median_ms for part, r in told.parts().items()}

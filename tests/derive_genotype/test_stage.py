@@ -79,7 +79,6 @@ def profile_of(runtime: Runtime, card: DeviceCard, provenance: Provenance, entri
             rounds=3,
             warm_calls=0,
             clock="wall",
-            cache="warm",
             canary_band_pct=15.0,
             canary_reference_ms=0.3,
             rejected={},
@@ -97,7 +96,13 @@ def profile_of(runtime: Runtime, card: DeviceCard, provenance: Provenance, entri
             worst_error_pct=0.0,
         ),
         calibration=Calibration(
-            scale=kinds, overhead_ms=kinds, spread_pct=1.0, interval_pct=10.0, confidence=0.95, fitted_on=12
+            scale=kinds,
+            overhead_ms=kinds,
+            spread_pct=kinds,
+            interval_pct=dict.fromkeys(kinds, 10.0),
+            confidence=0.95,
+            fitted_on=12,
+            fitted_on_full_depth=12,
         ),
         accuracy=(),
         nets=(),

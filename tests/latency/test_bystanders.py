@@ -28,7 +28,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     monkeypatch.setattr(time, "monotonic", lambda: now["clock"])
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(bystanders, "_busy_s", lambda: now["busy"])
+    monkeypatch.setattr(bystanders, "_busy_s", lambda _cores=(): now["busy"])
     monkeypatch.setattr(bystanders, "_own_s", lambda: now["own"])
     monkeypatch.setattr(time, "sleep", lambda seconds: advance(seconds, busy=0.0, own=0.0))
     return advance
@@ -127,3 +127,25 @@ def test_waiting_gives_up_in_time(machine: Callable[..., None], monkeypatch: pyt
     began = time.monotonic()
     wait_for_quiet(10.0)
     assert 8.0 <= time.monotonic() - began <= 10.0
+
+
+def test_only_the_cores_that_are_timed_on_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 cores three busy neighbours take a twentieth, and all of the two that the work is bound to."""
+    now, stat = {"clock": 100.0}, tmp_path / "stat"
+
+    def write(ticks: int) -> None:
+        lines = [f"cpu{core} {ticks if core < 3 else 0} 0 0 9 9 0 0 0 0 0" for core in range(64)]
+        stat.write_text("\n".join([f"cpu {3 * ticks} 0 0 9 9 0 0 0 0 0", *lines, "intr 1"]))
+
+    monkeypatch.setattr(bystanders, "_STAT", stat)
+    monkeypatch.setattr(bystanders, "_own_s", lambda: 0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: now["clock"])
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    write(0)
+    all_of_them, ours, elsewhere, no_core = Bystanders(), Bystanders((0, 2)), Bystanders((5,)), Bystanders((64,))
+    now["clock"] += 10.0
+    write(10 * os.sysconf("SC_CLK_TCK"))
+    assert all_of_them.share() == pytest.approx(3 / 64)
+    assert ours.share() == pytest.approx(1.0)
+    assert elsewhere.share() == 0.0
+    assert no_core.share() is None

@@ -85,7 +85,6 @@ def metadata(card: DeviceCard, provenance: Callable[..., Provenance]) -> Profile
             rounds=8,
             warm_calls=1,
             clock="wall",
-            cache="warm",
             canary_band_pct=15.0,
             canary_reference_ms=0.3,
             rejected={"canary": 1},
@@ -312,56 +311,28 @@ CHANGES: dict[str, Any] = {
     "width": 96,
     "classes": 100,
     "threads": 4,
+    "cache": "cold",
+    "tf32": True,
 }
 
 
 class Old(RootModel[dict[str, Any]]):
-    """What an earlier version wrote."""
+    """What another version wrote."""
 
 
-def without_depths(metadata: ProfileMetadata, version: int) -> dict[str, Any]:
-    """Return the metadata as version 1 or 2 wrote it, as far as depth is concerned."""
-    old: dict[str, Any] = json.loads(metadata.model_dump_json())
-    old["version"] = version
-    del old["depths"], old["calibration"]["fitted_on_full_depth"]
-    for one in old["accuracy"]:
-        del one["full_depth"]
-    return old
-
-
-def read_old(path: Path, old: dict[str, Any]) -> ProfileMetadata:
-    """Return what is read where the profile in `path` has the metadata `old`."""
+@pytest.mark.parametrize(("version", "age"), [(1, "an earlier"), (3, "an earlier"), (5, "a later")])
+def test_a_profile_of_another_version_is_refused(
+    path: Path, metadata: ProfileMetadata, version: int, age: str
+) -> None:
+    """The message says which version it is, and nothing of the many fields that it lacks."""
+    old = {**json.loads(metadata.model_dump_json()), "version": version}
+    del old["setting"]
     batch = pa.RecordBatch.from_pylist([entry.as_row() for entry in read_profile(path)[0]], schema=ENTRIES)
     write_parquet(path, with_metadata(ENTRIES, Old(old)), [batch])
-    return read_profile(path)[1]
-
-
-def test_a_profile_of_version_2_had_nets_of_full_depth_alone(path: Path, metadata: ProfileMetadata) -> None:
-    """It is still read; all nets that fitted and tested it count as of full depth, and no error stands apart."""
-    found = read_old(path, without_depths(metadata, 2))
-    assert (found.version, found.depths) == (2, ())
-    assert found.calibration.fitted_on_full_depth == found.calibration.fitted_on == 12
-    assert [(one.nets, one.full_depth) for one in found.accuracy] == [(4, 4)] * 3
-
-
-def test_a_profile_of_version_1_is_still_read(path: Path, metadata: ProfileMetadata) -> None:
-    """It had one spread and one interval, which were those of every kind of net, and neither canary nor word of levelling."""
-    old = without_depths(metadata, 1)
-    old["calibration"] |= {"spread_pct": 3.25, "interval_pct": 8.5}
-    del old["canary"], old["protocol"]["levelled"]
-    found = read_old(path, old)
-    assert found.version == 1
-    assert found.calibration.spread_pct == dict.fromkeys(NET_KINDS, 3.25)
-    assert found.calibration.interval_pct == dict.fromkeys(NET_KINDS, 8.5)
-    assert (found.canary, found.protocol.levelled) == ((), False)
-
-
-def test_a_profile_of_a_later_version_is_refused(path: Path, metadata: ProfileMetadata) -> None:
-    """What this version cannot know it does not guess."""
-    entries, _ = read_profile(path)
-    write_profile(path, entries, metadata.model_copy(update={"version": 4}))
-    with pytest.raises(CorruptArtefactError, match="metadata that this version cannot read"):
+    with pytest.raises(CorruptArtefactError, match=f"version {version}, written by {age} dcnas") as caught:
         read_profile(path)
+    assert "profile the device again" in str(caught.value)
+    assert "setting" not in str(caught.value)
 
 
 @pytest.mark.parametrize("field", CHANGES)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dcnas_harness.errors import ExitCode, UnfitEnvironmentError
+from dcnas_latency.canary import session_best
 from dcnas_latency.gate import (
     REJECTED_THROTTLE_BITS,
     Conditions,
@@ -19,7 +20,7 @@ from dcnas_latency.gate import (
     drift_of,
     require_passed,
 )
-from dcnas_latency.profile import NetSample, Profile, Profiler, best_of
+from dcnas_latency.profile import NetSample, Profile, Profiler
 from dcnas_latency.rig import RigSample
 from dcnas_latency.seen import REJECTED
 from dcnas_latency.simulated import Law, SimulatedRig
@@ -45,6 +46,8 @@ BUILDS, ACCEPTED, DRIFT, OTHERS, PREDICTOR, PLAN, THROTTLE, STRANGERS, CLOCK = (
 LIMITS = GateLimits(
     builds_differ_pct=5.0,
     accepted_pct=65.0,
+    used_all_pct=40.0,
+    slow_pct=5.0,
     drift_pct=5.0,
     others_pct=5.0,
     clock_spread_pct=3.0,
@@ -100,7 +103,7 @@ def profiled(law: Law, grain: float = 0.0, rig: SimulatedRig | None = None) -> P
         setting=setting,
         params=section,
         store=SampleStore(folder=None),
-        learn_canary=best_of,
+        learn_canary=session_best,
     )
     return profiler.run(NetSample(fit=nets[:4], held_out=nets[4:]))
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dcnas_latency.canary import session_best
 from dcnas_latency.predictor import accuracy_by_depth
-from dcnas_latency.profile import NetSample, Profile, Profiler, best_of
+from dcnas_latency.profile import NetSample, Profile, Profiler
 from dcnas_latency.rig import RigSample, Subject
 from dcnas_latency.simulated import Law, SimulatedRig, part_ms, true_ms
 from dcnas_latency.store import SampleStore
@@ -70,7 +71,7 @@ def profiled(
     section: ProfileLatencyParams | None = None,
     *,
     folder: Path | None = None,
-    learn: Callable[..., float] = best_of,
+    learn: Callable[..., float] = session_best,
 ) -> Profile:
     """Return the profile of a simulated device, with genotypes drawn by the parameters' seed."""
     section = section or params()
@@ -317,7 +318,7 @@ def remembering() -> Callable[..., float]:
     known: list[float] = []
 
     def learn(times_ms: Any) -> float:
-        known.append(best_of(times_ms))
+        known.append(session_best(times_ms))
         return min(known)
 
     return learn

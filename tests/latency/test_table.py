@@ -103,3 +103,11 @@ def test_the_name_of_a_key_tells_what_it_is() -> None:
     decoder = parts_of("d_nas", uniform_genotype("k3_e3", 3), height=64, width=64, classes=10)[-4]
     assert str(block_key(PLACES[2], "k5_e6_se", 64, 64)) == "block 24->40 k5 s2 se48 swish at 16x16"
     assert str(decoder.key) == "decoder 112->40 k3 s1 skip40 relu at 4x4"
+
+
+@pytest.mark.parametrize("width", [24, 72])
+def test_a_width_beyond_all_that_were_measured_is_refused(width: int) -> None:
+    """Nothing is known there: the ends and the width are named, and how to get a wider table."""
+    with pytest.raises(LatencyKeyMissingError, match=rf"widths 32 and 64 .* {width} lies beyond") as caught:
+        table({32: 1.0, 64: 2.0}).lookup(Part(KEY, width))
+    assert "width_multiple" in str(caught.value)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError, UnfitEnvironmentError
+from dcnas_latency.canary import session_best
 from dcnas_latency.files import read_profile, write_profile
-from dcnas_latency.profile import best_of
 from dcnas_latency.rig import RigSample
 from dcnas_latency.simulated import Law, SimulatedRig, simulated_card
 from dcnas_latency.table import LatencyKeyMissingError
@@ -91,7 +91,7 @@ def put(monkeypatch: pytest.MonkeyPatch, others: dict[str, float | None]) -> Cal
         card = simulated_card(1).model_copy(update={"kind": kind})
 
         def open_rig(_settings: Settings, _setting: object, _scratch: Path, stack: ExitStack) -> Any:
-            return job._Opened(rig=stack.enter_context(machine), card=card, learn_canary=best_of)
+            return job._Opened(rig=stack.enter_context(machine), card=card, learn_canary=session_best)
 
         monkeypatch.setattr(job, "_open_rig", open_rig)
         return machine

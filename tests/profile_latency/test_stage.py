@@ -17,6 +17,8 @@ FEW = {"profile_latency.ops": 4, "profile_latency.image_size": 32}
 NARROW = {
     "builds_differ_pct": 1e-6,
     "accepted_pct": 25.0,
+    "used_all_pct": 100.0,
+    "slow_pct": 100.0,
     "drift_pct": 5.0,
     "others_pct": 5.0,
     "clock_spread_pct": 3.0,

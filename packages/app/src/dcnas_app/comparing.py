@@ -106,7 +106,7 @@ def differences(a: ProfileMetadata, b: ProfileMetadata) -> list[str]:
             lines.append(f"plan {name}: {values[0]} | {values[1]}")
     if a.provenance.commit != b.provenance.commit:
         lines.append(f"commit: {a.provenance.commit} | {b.provenance.commit}")
-    if a.gate.passed != b.gate.passed:
+    if a.gate.verdict != b.gate.verdict:
         lines.append(f"noise gate: {_gate(a)} | {_gate(b)}")
     return lines
 
@@ -193,6 +193,7 @@ def _inside(part: Part, bounds: Mapping[LatencyKey, tuple[int, int]]) -> bool:
 
 def _title(profile: Profile) -> str:
     setting, noisy = profile.metadata.setting, "" if profile.metadata.gate.passed else "; NOISY: its gate did not pass"
+    noisy = noisy if profile.metadata.gate.trusted or noisy else "; NOT TRUSTED: see its gate"
     runtime = setting.runtime + (f" ({setting.provider})" if setting.provider else "")
     return (
         f"{profile.path}: {profile.metadata.device.name}, {runtime} {setting.precision} {setting.memory_format}, "
@@ -201,7 +202,7 @@ def _title(profile: Profile) -> str:
 
 
 def _gate(metadata: ProfileMetadata) -> str:
-    return "passed" if metadata.gate.passed else "NOT PASSED"
+    return metadata.gate.verdict
 
 
 def _unlike(where: str, a: Record, b: Record, leave_out: frozenset[str]) -> list[str]:

@@ -3,30 +3,39 @@
 import os
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_QUIET = 0.05
+MOST_OTHERS_PCT = 5.0
+"""Share of the processors' time, in per cent, that others may take without a doubt about a figure."""
 _PROBE_S = 1.0
+_STAT = Path("/proc/stat")
 
 
 class Bystanders:
     """
-    Watches from its making on; `share()` says what part of all processors' time others took, 0 to 1, `None` where the system does not tell.
+    Watches from its making on; `share()` says what part of the cores' time others took, 0 to 1, `None` where the system does not tell.
 
     Others are all but this process and its descendants (a compiler's helpers are grandchildren), a hypervisor's stolen time included.
+
+    Args:
+        cores: Those that the work is bound to: on a large machine a few busy neighbours are nothing to all cores, and everything to these.
+            All, where none are named.
     """
 
-    def __init__(self) -> None:
-        self._began, self._busy, self._own = time.monotonic(), _busy_s(), _own_s()
+    def __init__(self, cores: Sequence[int] = ()) -> None:
+        self._cores = tuple(cores)
+        self._began, self._busy, self._own = time.monotonic(), _busy_s(self._cores), _own_s()
 
     def share(self) -> float | None:
-        """Return the part of all processors' time that went to others since this object was made."""
-        busy = _busy_s()
+        """Return the part of the cores' time that went to others since this object was made."""
+        busy = _busy_s(self._cores)
         if busy is None or self._busy is None:
             return None
         others = (busy - self._busy) - (_own_s() - self._own)
-        return min(max(others / ((time.monotonic() - self._began) * (os.cpu_count() or 1)), 0.0), 1.0)
+        count = len(self._cores) or os.cpu_count() or 1
+        return min(max(others / ((time.monotonic() - self._began) * count), 0.0), 1.0)
 
 
 def wait_for_quiet(patience_s: float) -> None:
@@ -35,17 +44,25 @@ def wait_for_quiet(patience_s: float) -> None:
     while time.monotonic() + _PROBE_S < deadline:
         watch = Bystanders()
         time.sleep(_PROBE_S)
-        if (watch.share() or 0.0) < _QUIET:
+        if 100 * (watch.share() or 0.0) < MOST_OTHERS_PCT:
             return
 
 
-def _busy_s() -> float | None:
+def _busy_s(cores: Sequence[int] = ()) -> float | None:
+    """Return the seconds that these cores, or all, have worked since the machine's start: one line of /proc/stat each (proc(5))."""
+    names = {f"cpu{core}" for core in cores} or {"cpu"}
     try:
-        fields = Path("/proc/stat").read_text().splitlines()[0].split()
+        lines = [line.split() for line in _STAT.read_text().splitlines()]
     except OSError:
         return None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
-    return (user + nice + system + irq + softirq + steal) / _TICKS
+    found = [fields[1:9] for fields in lines if fields and fields[0] in names]
+    if len(found) != len(names):
+        return None
+    ticks = 0
+    for fields in found:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+        ticks += user + nice + system + irq + softirq + steal
+    return ticks / _TICKS
 
 
 def _own_s() -> float:

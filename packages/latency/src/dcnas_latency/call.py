@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dcnas_latency.bystanders import Bystanders
-from dcnas_latency.canary import LEAST_SAMPLES, Canary, CanaryStore, choose_canary
-from dcnas_latency.profile import best_of
+from dcnas_latency.bystanders import MOST_OTHERS_PCT, Bystanders
+from dcnas_latency.canary import LEAST_SAMPLES, Canary, CanaryStore, choose_canary, session_best
+from dcnas_latency.cuda import Cuda
 from dcnas_latency.rig import RigSample
 from dcnas_latency.samples import LEAST_KEPT, rejection
 from dcnas_latency.seen import Seen
-from dcnas_latency.timers import Program, Sample, Timer, choose_timer
+from dcnas_latency.timers import Cache, Program, Sample, Timer, UnsynchronisedTimer, choose_timer
 from dcnas_latency.watch import Watch
 from dcnas_schema.provenance import DeviceState
 
@@ -27,7 +27,6 @@ WARM_CALLS = 1
 _MOST_ROUNDS = 3
 _MOST_SETTLING_CALLS = 10
 """Until what the allocator keeps fits; see `timers.thread_environment`."""
-_MOST_OTHERS_PCT = 5.0
 _LEAST_WATCHED_S = 1.0
 """The kernel counts processor time in ticks of 10 ms: the others' share of a shorter time would be a guess."""
 
@@ -46,6 +45,8 @@ class CallPlan:
     """Timed calls; once or twice as many again where fewer than `LEAST_KEPT` are accepted."""
     canary_band_pct: float
     """Samples whose canary is further than this above the reference are rejected."""
+    unsynchronised: bool = False
+    """Take the paper's unsynchronised figure too, after all others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +59,8 @@ class CallTiming:
     """Of the wall time until the result was there."""
     device_median_ms: float | None
     """Of the time on the device, the whole call queued before it began; `None` on a CPU, or where that never succeeded."""
+    device_p5_ms: float | None = None
+    device_p95_ms: float | None = None
     raw: int
     kept: int
     """Samples taken and accepted; `kept` below `LEAST_KEPT` tells that the quieter half had to do."""
@@ -77,6 +80,8 @@ class MeasuredCall:
     """Share of all processors' time that other programs took, over a second at least; `None` where the system does not tell."""
     noise: tuple[str, ...]
     """Why the figure is not to be believed; empty where it is."""
+    unsynchronised_ms: float | None = None
+    """Mean of back-to-back calls in ms, the device never waited for; `None` where it was not asked for."""
 
 
 class _Taken(NamedTuple):
@@ -92,6 +97,7 @@ def measure_call(
     *,
     context: Context = nullcontext,
     store_of: Callable[[str], CanaryStore] | None = None,
+    cache: Cache = "warm",
 ) -> MeasuredCall:
     """
     Time `program` on `device`; the caller holds the device's lock, exclusively.
@@ -102,18 +108,23 @@ def measure_call(
         store_of: Gives where the best time of a canary is kept, by the canary's `op`; without it the reference is the best of this
             session, which cannot tell that the machine is slow throughout.
 
+        cache: `cold` writes over a GPU's second-level cache before each timed call.
+
     Raises:
+        BadInputError: A cold cache is asked of a CPU.
+
         UnfitEnvironmentError: The GPU does not answer any more.
 
         CorruptArtefactError: The best time that is kept is damaged.
     """
-    timer, canary = choose_timer(device), choose_canary(device, runtime="torch_eager")
-    learn = best_of if store_of is None else _learning(store_of(canary.op), canary)
+    timer, canary = choose_timer(device, cache=cache), choose_canary(device, runtime="torch_eager")
+    learn = session_best if store_of is None else _learning(store_of(canary.op), canary)
     others, began = Bystanders(), time.monotonic()
     with Watch(device) as watch:
         timing = time_program(program, timer, canary, plan, context=context, learn=learn)
         time.sleep(max(0.0, began + _LEAST_WATCHED_S - time.monotonic()))
         share = others.share()
+        unsynchronised = _unsynchronised_ms(program, device, context) if plan.unsynchronised else None
     states = watch.states
     others_pct = None if share is None else round(100 * share, 2)
     return MeasuredCall(
@@ -122,6 +133,7 @@ def measure_call(
         after=states[-1][1],
         others_pct=others_pct,
         noise=_noise(timing, watch.seen(), others_pct),
+        unsynchronised_ms=unsynchronised,
     )
 
 
@@ -132,7 +144,7 @@ def time_program(
     plan: CallPlan,
     *,
     context: Context = nullcontext,
-    learn: Learn = best_of,
+    learn: Learn = session_best,
 ) -> CallTiming:
     """Warm `program` up, then time it between canaries until enough samples are accepted or the plan is spent thrice over."""
     with context():
@@ -160,6 +172,8 @@ def time_program(
         p5_ms=float(low),
         p95_ms=float(high),
         device_median_ms=float(np.median(device)) if device else None,
+        device_p5_ms=float(np.quantile(device, 0.05)) if device else None,
+        device_p95_ms=float(np.quantile(device, 0.95)) if device else None,
         raw=len(taken),
         kept=len(kept),
         rejected=dict(sorted(rejected.items())),
@@ -170,13 +184,20 @@ def time_program(
 def _learning(store: CanaryStore, canary: Canary) -> Learn:
     """Return what takes this session's canaries into the store, with further ones where they are too few to tell a best time."""
     more: list[float] = []
+    session = store.session()
 
     def learn(times: Sequence[float]) -> float:
         while len(times) + len(more) < LEAST_SAMPLES:
             more.append(canary.sample())
-        return store.learn([*times, *more]).best_ms
+        return session([*times, *more]).best_ms
 
     return learn
+
+
+def _unsynchronised_ms(program: Program, device: "torch.device | str", context: Context) -> float:
+    kind, _, index = str(device).partition(":")
+    with context():
+        return UnsynchronisedTimer(Cuda(int(index or 0)) if kind == "cuda" else None).sample(program).total_ms
 
 
 def _warm_up(program: Program, timer: Timer, calls: int) -> bool:
@@ -202,6 +223,7 @@ def _judged(sample: Sample, canary_ms: float, *, faults_tell: bool) -> RigSample
         run_delay_ms=sample.run_delay_ms,
         wall_ms=sample.wall_ms,
         enqueue_ms=sample.enqueue_ms,
+        launches_hidden=sample.launches_hidden,
     )
 
 
@@ -225,7 +247,7 @@ def _quieter_half(taken: Sequence[_Taken]) -> Sequence[_Taken]:
 def _noise(timing: CallTiming, seen: Seen, others_pct: float | None) -> tuple[str, ...]:
     reasons = {
         f"fewer than {LEAST_KEPT} samples accepted": timing.kept < LEAST_KEPT,
-        "other programs took processor time": others_pct is not None and others_pct > _MOST_OTHERS_PCT,
+        "other programs took processor time": others_pct is not None and others_pct > MOST_OTHERS_PCT,
         "the device was slowed": bool(seen.throttled),
         "other processes on the GPU": bool(seen.other_processes),
     }

@@ -1,6 +1,7 @@
-"""The canary: a fixed reference op that is slow exactly when the machine is, and the best time that this machine ever gave for it."""
+"""The canary: a fixed reference op that is slow exactly when the machine is, and the time that it takes on this machine's good days."""
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,15 @@ the same host that only fills the shared cache slows nets by half and the first 
 _CUDA_SIZE, _CUDA_CHAIN = 1024, 8
 _RUNS = 2
 _BEST_SHARE = 0.05
-LEAST_SAMPLES = 20
-"""Below this the 5th percentile is no better than the minimum, which one lucky sample decides."""
+LEAST_SAMPLES = 100
+"""Of fewer the 5th percentile is hardly better than the minimum, which a few lucky samples decide."""
+_SESSIONS_KEPT = 100
+_GOOD_DAYS = 0.1
+"""
+The best session of many is the luckiest, and all samples would be judged by it for ever: a machine whose library or cooling changed would
+never be quiet again. So the last hundred sessions count, and of those the tenth best; of ten or fewer the best.
+"""
+STATE_VARIABLE = "DCNAS_STATE_DIR"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,23 +74,45 @@ def choose_canary(device: object, *, runtime: Runtime) -> Canary:
     return _torch_canary()
 
 
+def session_best(times_ms: Sequence[float]) -> float:
+    """Return the canary's quiet time of one session in ms: the 5th percentile."""
+    import numpy as np
+
+    return float(np.quantile(np.asarray(times_ms, dtype=np.float64), _BEST_SHARE))
+
+
+def state_folder() -> Path:
+    """
+    Return the folder of canary references that all of a user's work on this machine shares.
+
+    DCNAS_STATE_DIR, else `dcnas` in XDG_STATE_HOME or ~/.local/state.
+    """
+    own = os.environ.get(STATE_VARIABLE)
+    if own:
+        return Path(own) / "canary"
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path("~/.local/state").expanduser()) / "dcnas" / "canary"
+
+
 class CanaryReference(Record):
     """
-    The best canary time of one device, runtime and thread count: the least of the 5th percentiles of all sessions so far.
+    The canary's quiet times in the last sessions of one device, runtime and thread count.
 
-    It outlives a session because a machine that is slow throughout looks steady from within.
+    They outlive a session because a machine that is slow throughout looks steady from within.
     """
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     fingerprint: str
     runtime: Runtime
     threads: Annotated[int, Field(ge=1)]
     op: str
-    best_ms: Milliseconds
+    sessions_ms: Annotated[tuple[Milliseconds, ...], Field(min_length=1, max_length=_SESSIONS_KEPT)]
+    """5th percentile of each session, the oldest first."""
 
-    def accepts(self, ms: float, *, band_pct: float) -> bool:
-        """Return whether a canary time is at most `band_pct` per cent above the best."""
-        return ms <= self.best_ms * (1 + band_pct / 100)
+    @property
+    def best_ms(self) -> float:
+        """What samples are judged by: the 10th percentile of the sessions."""
+        return sorted(self.sessions_ms)[math.ceil(_GOOD_DAYS * len(self.sessions_ms)) - 1]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,13 +136,13 @@ class CanaryStore:
 
     @property
     def path(self) -> Path:
-        """The file; deleting it forgets the best time."""
+        """The file; deleting it forgets what the machine can do."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", f"{self.fingerprint}-{self.runtime}-{self.threads}")
         return self.folder / f"{name}.json"
 
     def read(self) -> CanaryReference | None:
         """
-        Return the reference; `None` where this machine has none for this very op.
+        Return the reference; `None` where this machine has none for this very op, or one of the earlier kind, which only ever fell.
 
         Raises:
             CorruptArtefactError: The file is damaged.
@@ -120,7 +150,10 @@ class CanaryStore:
         if not self.path.exists():
             return None
         try:
-            found = CanaryReference.model_validate(read_json(self.path))
+            stored = read_json(self.path)
+            if isinstance(stored, dict) and stored.get("version") == 1:
+                return None
+            found = CanaryReference.model_validate(stored)
         except (ValidationError, CorruptArtefactError) as error:
             raise CorruptArtefactError(
                 f"{self.path} is no canary reference: {error}", remedy="delete it: the best time is then measured anew"
@@ -129,22 +162,35 @@ class CanaryStore:
 
     def learn(self, samples: Sequence[float]) -> CanaryReference:
         """
-        Take a session's canary times in ms into account and return the reference as it is kept from now on.
+        Take the canary times in ms of one session into account and return the reference as it is kept from now on.
 
         Raises:
-            ValueError: There are fewer than 20 samples.
+            ValueError: There are fewer than 100 samples.
         """
-        if len(samples) < LEAST_SAMPLES:
-            raise ValueError(f"a canary reference needs at least {LEAST_SAMPLES} samples, got {len(samples)}")
-        best = sorted(samples)[math.ceil(_BEST_SHARE * len(samples)) - 1]
+        return self.session()(samples)
+
+    def session(self) -> Callable[[Sequence[float]], CanaryReference]:
+        """Return what `learn` does, for one session that may call it again with more of its samples: it counts once."""
         known = self.read()
-        if known is not None and known.best_ms <= best:
-            return known
-        reference = CanaryReference(
-            fingerprint=self.fingerprint, runtime=self.runtime, threads=self.threads, op=self.op, best_ms=best
-        )
-        write_json(self.path, reference.model_dump(mode="json"))
-        return reference
+        earlier = () if known is None else known.sessions_ms
+
+        def learn(samples: Sequence[float]) -> CanaryReference:
+            if len(samples) < LEAST_SAMPLES:
+                raise ValueError(f"a canary reference needs at least {LEAST_SAMPLES} samples, got {len(samples)}")
+            best = session_best(samples)
+            if known is not None and best in earlier:
+                return known  # stored samples, judged again
+            reference = CanaryReference(
+                fingerprint=self.fingerprint,
+                runtime=self.runtime,
+                threads=self.threads,
+                op=self.op,
+                sessions_ms=(*earlier, best)[-_SESSIONS_KEPT:],
+            )
+            write_json(self.path, reference.model_dump(mode="json"))
+            return reference
+
+        return learn
 
 
 class _Chain:

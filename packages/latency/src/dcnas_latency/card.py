@@ -109,7 +109,7 @@ def _cuda_card(device: "torch.device") -> DeviceCard:
         "name": torch.cuda.get_device_name(device),
         "uuid": f"GPU-{_torch_uuid(device)}",
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call] # torch gives this function no types
     }
     try:
         nvml, nvml_absent = read_fields(nvml_device(device).card_readers())

@@ -1,6 +1,7 @@
 """One CUDA device by the few calls that timing needs, so that tests can put a machine of their own in its place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dcnas_harness.errors import UnfitEnvironmentError
@@ -10,6 +11,24 @@ _CALIBRATION_CYCLES = 2_000_000
 _FLUSHED_WHERE_UNKNOWN = 256 * 1024**2
 _WARM_CALLS = 3
 """Before a capture: libraries choose their kernels and allocate outside of the graph, as torch's notes on CUDA graphs ask."""
+
+
+@contextmanager
+def convolutions_in_tf32(allowed: bool) -> Iterator[None]:
+    """
+    Let torch compute fp32 convolutions in TF32 on a GPU, or not, while the block runs; matrix products stay in fp32.
+
+    Said outright, because torch's default (convolutions in TF32, matrices not) is easily changed by a library or an environment variable.
+    """
+    import torch
+
+    convolutions, matrices = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, matrices.allow_tf32
+    convolutions.allow_tf32, matrices.allow_tf32 = allowed, False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, matrices.allow_tf32 = before
 
 
 class Cuda:
@@ -35,7 +54,7 @@ class Cuda:
 
     def event(self) -> Any:
         """Return an event that can be timed: `query` says whether the device has reached it, `elapsed_time(end)` gives ms."""
-        return self._torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # torch
+        return self._torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call] # torch types no constructor of an event
 
     def record(self, event: Any) -> None:
         """Put `event` behind what is queued."""
@@ -84,7 +103,7 @@ class Cuda:
 
     def _spin(self, cycles: int) -> None:
         with self._torch.cuda.device(self._device):
-            self._torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call] # torch
+            self._torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call] # torch's own, for its tests, untyped
 
 
 class _Replay:

@@ -11,6 +11,7 @@ from dcnas_latency.rig import RigSample, Subject
 from dcnas_latency.samples import Floats, Ints, Summary, rejection, summarise
 from dcnas_latency.slowness import slowness
 from dcnas_schema.keys import Part
+from dcnas_schema.latency import used_all
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,12 +42,13 @@ class Readings:
     @property
     def used(self) -> NDArray[np.bool_]:
         """
-        The accepted samples, or all where fewer than half were: the gate hears of it by `kept`.
+        The accepted samples, or all where fewer than half were: the gate counts such figures and closes on many (`Summary.used_all`).
 
         Few quiet samples are no better than many whose slowness was taken out: simulated hosts and a contended one gave whole nets and
         table that agree better by all.
         """
-        return self.accepted if 2 * self.accepted.sum() >= len(self.ms) else np.ones_like(self.accepted)
+        too_few = used_all(len(self.ms), int(self.accepted.sum()))
+        return np.ones_like(self.accepted) if too_few else self.accepted
 
     @property
     def median_ms(self) -> float:
@@ -117,7 +119,8 @@ class Estimates:
         rows: dict[Part, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
         for place, sample in enumerate(self._phase.samples):
             subject = self._phase.subjects[sample.subject]
-            times = sample.part_ms or ((sample.total_ms,) if subject.kind is None else ())
+            alone = subject.kind is None and subject.reference is None
+            times = sample.part_ms or ((sample.total_ms,) if alone else ())
             for part, ms in zip(subject.parts, times, strict=False):
                 rows[part][0].append(place)
                 rows[part][1].append(ms)

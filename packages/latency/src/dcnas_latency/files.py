@@ -73,19 +73,24 @@ def require_setting(path: Path, metadata: ProfileMetadata, wanted: LatencySettin
         )
 
 
-def require_space(entries: Sequence[Entry], metadata: ProfileMetadata, ops: Sequence[OpName]) -> None:
+def require_space(
+    entries: Sequence[Entry], metadata: ProfileMetadata, ops: Sequence[OpName], *, width_multiple: int | None = None
+) -> None:
     """
-    Refuse a profile that lacks a part of the space of `ops`: a search would meet the hole only when it asks for that part.
+    Refuse a profile that lacks a part of the space of `ops`, at its least or greatest width: a search would meet the hole late.
+
+    Args:
+        width_multiple: That of the search; `None` for the profile's own.
 
     Raises:
-        LatencyKeyMissingError: Names the first part that is missing.
+        LatencyKeyMissingError: Names the first part that is missing, or whose widths end too early.
     """
     setting, plan = metadata.setting, metadata.plan
     size = {"height": setting.height, "width": setting.width}
-    curves = curves_of(ops, **size, width_multiple=plan.width_multiple)
+    curves = curves_of(ops, **size, width_multiple=width_multiple or plan.width_multiple)
     parts = parts_of(
         "dc_nas", uniform_genotype("k3_e3", 3), height=setting.height, width=setting.width, classes=setting.classes
     )
     table = LookupTable.of(entries, modulus=plan.modulus, stairs=plan.stairs)
-    table.total([Part(curve.key, curve.widths[0]) for curve in curves])
+    table.total([Part(curve.key, width) for curve in curves for width in {curve.widths[0], curve.widths[-1]}])
     table.total([part for part in parts if part.mid_channels is None])

@@ -19,6 +19,8 @@ REJECTED_THROTTLE_BITS = sum(REJECTED)
 _QUIET = "close other programs or wait until they end, then run the same command again: it measures anew"
 _SILENT = "NVML does not tell"
 _HEAR_NVML = "install the driver's NVML and the package nvidia-ml-py, or run outside of a container that hides them"
+_AT_LEAST = ("accepted_pct",)
+"""Limits that a figure must reach, where others must not be passed."""
 _IDLE_GB = 1.5
 """GPU memory that a driver may hold before any program came: more than that is somebody's."""
 
@@ -38,6 +40,8 @@ class Conditions:
     """Time in ns, by reason, that a GPU was slowed in the runs that measured, as its counters tell; they miss nothing between two looks."""
     used_before_gb: float | None = None
     """Memory of the GPU in use before we came; it tells of other programs where a container hides their list."""
+    session_slow_pct: float = 0.0
+    """`Profile.session_slow_pct`."""
 
 
 def build_gate(
@@ -54,6 +58,8 @@ def build_gate(
     """
     Return the verdict.
 
+    What a machine does not tell closes no gate: the check says so, and the profile is not trusted (`Gate.trusted`).
+
     Args:
         summaries: Of every entry of the table.
 
@@ -64,13 +70,28 @@ def build_gate(
     checks = [
         _builds_agree(summaries, limits),
         _accepted(summaries, rejected, limits),
+        _used_all(summaries, limits),
         _drift(samples, limits),
+        _slow(conditions.session_slow_pct, limits),
         _others(conditions, limits),
         _predictor(accuracy, limits),
         _plan(plan, limits),
     ]
     if conditions.cuda:
         checks += [_throttle(conditions), _strangers(conditions), _clock(conditions, limits)]
+    return Gate(checks=tuple(checks), allow_noisy=allow_noisy)
+
+
+def judged_anew(gate: Gate, limits: GateLimits, *, allow_noisy: bool) -> Gate:
+    """Return the verdict of other limits over the figures of a stored gate; checks without a figure or a limit's name stay as they are."""
+    checks = []
+    for check in gate.checks:
+        if check.limit_name is not None and check.value is not None:
+            limit = float(getattr(limits, check.limit_name))
+            inside = check.value >= limit if check.limit_name in _AT_LEAST else check.value <= limit
+            checks.append(check.model_copy(update={"limit": limit, "passed": inside}))
+        else:
+            checks.append(check)
     return Gate(checks=tuple(checks), allow_noisy=allow_noisy)
 
 
@@ -107,6 +128,7 @@ def _builds_agree(summaries: Sequence[Summary], limits: GateLimits) -> GateCheck
     reason = "fewer than two builds were measured" if one else "no entry has accepted samples of two builds"
     return GateCheck(
         name="two interleaved builds differ by (median entry)",
+        limit_name="builds_differ_pct",
         value=value,
         limit=limits.builds_differ_pct,
         unit="%",
@@ -121,6 +143,7 @@ def _accepted(summaries: Sequence[Summary], rejected: Counter[str], limits: Gate
     value = 100 * sum(summary.kept for summary in summaries) / max(raw, 1)
     return GateCheck(
         name="samples accepted, at least",
+        limit_name="accepted_pct",
         value=value,
         limit=limits.accepted_pct,
         unit="%",
@@ -130,11 +153,38 @@ def _accepted(summaries: Sequence[Summary], rejected: Counter[str], limits: Gate
     )
 
 
+def _used_all(summaries: Sequence[Summary], limits: GateLimits) -> GateCheck:
+    value = 100 * sum(summary.used_all for summary in summaries) / max(len(summaries), 1)
+    return GateCheck(
+        name="entries made of rejected samples too",
+        limit_name="used_all_pct",
+        value=value,
+        limit=limits.used_all_pct,
+        unit="%",
+        passed=value <= limits.used_all_pct,
+        reason="fewer than half of their samples were accepted" if value else "",
+        remedy=_QUIET,
+    )
+
+
+def _slow(session_slow_pct: float, limits: GateLimits) -> GateCheck:
+    return GateCheck(
+        name="reference op slower than on this machine's good days, even in quiet moments, by",
+        limit_name="slow_pct",
+        value=session_slow_pct,
+        limit=limits.slow_pct,
+        unit="%",
+        passed=session_slow_pct <= limits.slow_pct,
+        remedy="wait until the machine is as fast as it can be: neighbours on its host, heat or a power cap slow it throughout",
+    )
+
+
 def _drift(samples: Sequence[RigSample], limits: GateLimits) -> GateCheck:
     drift = drift_of(samples)
     value = None if drift is None else 100 * abs(drift)
     return GateCheck(
         name="drift from the first third of the rounds to the last",
+        limit_name="drift_pct",
         value=value,
         limit=limits.drift_pct,
         unit="%",
@@ -167,6 +217,8 @@ def _others(conditions: Conditions, limits: GateLimits) -> GateCheck:
     share = conditions.others_share
     return GateCheck(
         name="processor time taken by other programs",
+        limit_name="others_pct",
+        told=share is not None,
         value=None if share is None else 100 * share,
         limit=limits.others_pct,
         unit="%",
@@ -180,6 +232,7 @@ def _predictor(accuracy: Sequence[Accuracy], limits: GateLimits) -> GateCheck:
     worst = max(accuracy, key=lambda one: one.mape_pct)
     return GateCheck(
         name="mean error of the predictor on held-out nets (worst kind)",
+        limit_name="mape_pct",
         value=worst.mape_pct,
         limit=limits.mape_pct,
         unit="%",
@@ -192,6 +245,7 @@ def _predictor(accuracy: Sequence[Accuracy], limits: GateLimits) -> GateCheck:
 def _plan(plan: PlanReport, limits: GateLimits) -> GateCheck:
     return GateCheck(
         name="mean error of the table at held-out widths",
+        limit_name="plan_pct",
         value=plan.mean_error_pct if plan.held_out else None,
         limit=limits.plan_pct,
         unit="%",
@@ -213,7 +267,8 @@ def _throttle(conditions: Conditions) -> GateCheck:
         value=float(len(slowed)) if heard or slowed else None,
         limit=0,
         unit="",
-        passed=heard and not slowed,
+        passed=not slowed,
+        told=bool(heard or slowed),
         reason=told if heard or slowed else _SILENT,
         remedy="let the card cool, raise its power cap, or lock its clocks" if heard or slowed else _HEAR_NVML,
     )
@@ -222,7 +277,8 @@ def _throttle(conditions: Conditions) -> GateCheck:
 def _strangers(conditions: Conditions) -> GateCheck:
     most = summarise([state for _, state in conditions.states]).other_processes
     used = conditions.used_before_gb
-    alone = most == 0 if most is not None else used is not None and used <= _IDLE_GB
+    told = most is not None or used is not None
+    alone = most == 0 if most is not None else used is None or used <= _IDLE_GB
     hidden = _SILENT if used is None else f"NVML lists no processes here, but {used:g} GB were in use before we came"
     return GateCheck(
         name="other processes on the GPU",
@@ -230,6 +286,7 @@ def _strangers(conditions: Conditions) -> GateCheck:
         limit=0,
         unit="",
         passed=alone,
+        told=told,
         reason=hidden if most is None else "",
         remedy=_HEAR_NVML if most is None and used is None else "stop the other processes that use this GPU",
     )
@@ -238,12 +295,15 @@ def _strangers(conditions: Conditions) -> GateCheck:
 def _clock(conditions: Conditions, limits: GateLimits) -> GateCheck:
     timed = [state for when, state in conditions.states if any(a <= when <= b for a, b in conditions.timed)]
     value = summarise(timed).clock_spread_pct
+    told = any(state.sm_clock_mhz is not None for _, state in conditions.states)
     return GateCheck(
         name="spread of the SM clock while timed",
+        limit_name="clock_spread_pct",
+        told=told,
         value=value,
         limit=limits.clock_spread_pct,
         unit="%",
-        passed=value is not None and value <= limits.clock_spread_pct,
-        reason=_SILENT if value is None else "",
-        remedy=_HEAR_NVML if value is None else "lock the card's clocks (nvidia-smi --lock-gpu-clocks), or let it cool",
+        passed=value <= limits.clock_spread_pct if value is not None else not told,
+        reason="" if value is not None else "no look fell into the time that was timed" if told else _SILENT,
+        remedy=_HEAR_NVML if not told else "lock the card's clocks (nvidia-smi --lock-gpu-clocks), or let it cool",
     )

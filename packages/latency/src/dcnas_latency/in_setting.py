@@ -1,4 +1,4 @@
-"""The measured latency of a net of one's own in the setting of a profile: a search's reference net, or the net it found."""
+"""The measured latency of a net of one's own in the setting of a profile: the net that a search found."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dcnas_latency.call import WARM_CALLS, CallPlan, measure_call
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
+from dcnas_latency.cuda import convolutions_in_tf32
 from dcnas_latency.lock import device_lock
 from dcnas_schema.latency import LatencySetting, ProfileMetadata
 from dcnas_schema.provenance import DeviceCard
@@ -42,9 +43,10 @@ def measure_in_setting(
     net: "torch.nn.Module", setting: LatencySetting, card: DeviceCard, plan: CallPlan, *, scratch: Path | None = None
 ) -> MeasuredLatency:
     """
-    Time one forward pass of `net` on random images: batch, size, precision, memory format and threads are the setting's.
+    Time one forward pass of `net` on random images: batch, size, precision, memory format, cache, TF32 and threads are the setting's.
 
-    Waits until it has the device of `card` to itself. The caller has made sure that it can be timed here.
+    Waits until it has the device of `card` to itself. The caller has made sure that it can be timed here. Unlike a profile's processes
+    this one is not bound to cores: its threads run already.
 
     Args:
         scratch: Folder where this machine's best time of the reference op is kept, as profile_latency keeps it. Without it samples are
@@ -67,9 +69,9 @@ def measure_in_setting(
     threads = torch.get_num_threads()
     torch.set_num_threads(setting.threads)
     try:
-        with device_lock(card, exclusive=True):
+        with device_lock(card, exclusive=True), convolutions_in_tf32(setting.tf32):
             store_of = None if scratch is None else partial(_store, scratch / "canary", setting, card)
-            found = measure_call(program, device, plan, context=inference, store_of=store_of)
+            found = measure_call(program, device, plan, context=inference, store_of=store_of, cache=setting.cache)
     finally:
         torch.set_num_threads(threads)
     timing = found.timing
@@ -86,6 +88,10 @@ def measure_in_setting(
         p5_ms=timing.p5_ms,
         p95_ms=timing.p95_ms,
         device_median_ms=timing.device_median_ms,
+        device_p5_ms=timing.device_p5_ms,
+        device_p95_ms=timing.device_p95_ms,
+        cache=setting.cache,
+        tf32=setting.tf32,
         raw=timing.raw,
         kept=timing.kept,
         rejected=timing.rejected,

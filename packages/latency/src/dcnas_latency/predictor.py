@@ -17,6 +17,7 @@ from dcnas_schema.latency import (
     Depth,
     DepthAccuracy,
     Entry,
+    Leverage,
     NetTiming,
     ProfileMetadata,
 )
@@ -32,6 +33,9 @@ _SETTLED = 1e-9
 """Relative change of a prediction below which the fit has settled."""
 _MAD_TO_SD = 1.4826
 _PARAMETERS = 2
+_SINGULAR = 1e12
+"""Condition of the normal matrix beyond which nets that are all alike fit no line."""
+_BISECTIONS = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,26 +50,33 @@ class Prediction:
 class Predictor:
     """Predicts whole nets from the lookup table and the calibration of one profile."""
 
-    def __init__(self, table: LookupTable, calibration: Calibration) -> None:
+    def __init__(self, table: LookupTable, calibration: Calibration, *, session_slow_pct: float = 0.0) -> None:
         self.table, self.calibration = table, calibration
+        self._slow = 1 + session_slow_pct / 100
 
     @classmethod
     def of(cls, entries: Sequence[Entry], metadata: ProfileMetadata) -> "Predictor":
         """Return the predictor of a profile as read from its file."""
         plan = metadata.plan
-        return cls(LookupTable.of(entries, modulus=plan.modulus, stairs=plan.stairs), metadata.calibration)
+        table = LookupTable.of(entries, modulus=plan.modulus, stairs=plan.stairs)
+        return cls(table, metadata.calibration, session_slow_pct=metadata.protocol.session_slow_pct)
 
     def predict(self, kind: NetKind, parts: Sequence[Part]) -> Prediction:
         """
         Return the predicted latency of a net of `kind` that consists of `parts`.
 
+        The interval is wider for a net unlike those that were fitted. Of a machine that was slow throughout while it was profiled it
+        reaches down as far as that machine is faster on its good days.
+
         Raises:
             LatencyKeyMissingError: The table has no entry for a part.
         """
-        fit = self.calibration
-        ms = fit.scale[kind] * self.table.total(parts) + fit.overhead_ms[kind]
-        half = ms * fit.interval_pct[kind] / 100
-        return Prediction(ms=ms, low_ms=ms - half, high_ms=ms + half)
+        fit, total = self.calibration, self.table.total(parts)
+        ms = fit.scale[kind] * total + fit.overhead_ms[kind]
+        half = abs(ms) * fit.interval_pct[kind] / 100
+        if (own := fit.leverage.get(kind)) is not None:
+            half *= math.sqrt((1 + _leverage_at(own, total, ms)) / (1 + own.typical))
+        return Prediction(ms=ms, low_ms=(ms - half) / self._slow, high_ms=ms + half)
 
 
 def calibrate(
@@ -89,6 +100,7 @@ def calibrate(
     overhead: dict[NetKind, float] = {}
     spread: dict[NetKind, float] = {}
     interval: dict[NetKind, float] = {}
+    leverages: dict[NetKind, Leverage] = {}
     for kind, sums in table_ms.items():
         x, y = np.asarray(sums, dtype=np.float64), np.asarray(measured_ms[kind], dtype=np.float64)
         assert len(x) >= _PARAMETERS + 1, f"{kind}: {len(x)} nets cannot fit {_PARAMETERS} values"
@@ -97,13 +109,16 @@ def calibrate(
         freedom = len(x) - _PARAMETERS
         # not the robust spread: what the fit leaves out, a user still meets
         spread[kind] = 100 * float(np.sqrt((residuals**2).sum() / freedom))
-        leverage = math.sqrt(1 + _PARAMETERS / len(x))
-        interval[kind] = spread[kind] * leverage * _student(confidence, freedom)
+        typical = math.sqrt(1 + _PARAMETERS / len(x))
+        interval[kind] = spread[kind] * typical * student_quantile(0.5 + confidence / 2, freedom)
+        if (found := _leverage(x, scale[kind] * x + overhead[kind])) is not None:
+            leverages[kind] = found
     return Calibration(
         scale=scale,
         overhead_ms=overhead,
         spread_pct=spread,
         interval_pct=interval,
+        leverage=leverages,
         confidence=confidence,
         fitted_on=sum(map(len, table_ms.values())),
         fitted_on_full_depth=full_depth,
@@ -216,7 +231,25 @@ def _robust_line(x: Floats, y: Floats) -> tuple[float, float]:
         solution = np.asarray(np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0], dtype=np.float64)
         if np.abs(design @ (solution - before)).max() < _SETTLED:
             break
+    if (solution[0] * x + solution[1] <= 0).any():
+        return start  # few nets, of them some left out: a line that no latency can have
     return float(solution[0]), float(solution[1])
+
+
+def _leverage(x: Floats, line: Floats) -> Leverage | None:
+    """Return what the fit of relative errors adds to a prediction's variance; `None` where the nets do not tie down a line."""
+    design = np.stack([x / line, 1 / line], axis=1)
+    normal = design.T @ design
+    if np.linalg.cond(normal) > _SINGULAR:
+        return None
+    inverse = np.linalg.inv(normal)
+    return Leverage(
+        a=float(inverse[0, 0]), b=float(inverse[0, 1]), c=float(inverse[1, 1]), typical=_PARAMETERS / len(x)
+    )
+
+
+def _leverage_at(fit: Leverage, total_ms: float, predicted_ms: float) -> float:
+    return max((fit.a * total_ms**2 + 2 * fit.b * total_ms + fit.c) / predicted_ms**2, 0.0)
 
 
 def _median_line(x: Floats, y: Floats) -> tuple[float, float]:
@@ -239,17 +272,40 @@ def _robust_sd(values: Floats) -> float:
     return float(_MAD_TO_SD * np.median(np.abs(values)))
 
 
-def _student(confidence: float, freedom: int) -> float:
-    from scipy.stats import t
+def student_quantile(probability: float, freedom: int) -> float:
+    """
+    Return the quantile of Student's t: of `freedom` >= 1 degrees, for a probability of 0.5 or more.
 
-    return float(t.ppf(0.5 + confidence / 2, max(freedom, 1)))
+    By bisection of its distribution, which for whole degrees is a finite sum (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4); so an edge
+    box needs no SciPy.
+    """
+    low, high = 0.0, 1.0
+    while _student_cdf(high, freedom) < probability:
+        low, high = high, 2 * high
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student_cdf(middle, freedom) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def _student_cdf(value: float, freedom: int) -> float:
+    angle = math.atan(value / math.sqrt(freedom))
+    sine, square = math.sin(angle), math.cos(angle) ** 2
+    odd = freedom % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for number in range(odd, freedom - 1, 2):
+        total += term
+        term *= square * (number + 1) / (number + 2)
+    between = 2 / math.pi * (angle + sine * total) if odd else sine * total
+    return 0.5 + between / 2
 
 
 def _ranks(values: Floats) -> Floats:
-    from scipy.stats import rankdata
-
-    ranks: Floats = rankdata(values)
-    return ranks
+    """Return ranks from 1; equal values share the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    means: Floats = ends - (counts - 1) / 2
+    return means[place]
 
 
 def _correlation(a: Floats, b: Floats) -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dcnas_harness.console import progress
+from dcnas_latency.canary import session_best
 from dcnas_latency.estimates import Estimates, Phase
 from dcnas_latency.packing import pack, whole_net
 from dcnas_latency.plan import (
@@ -29,7 +30,8 @@ from dcnas_latency.plan import (
 )
 from dcnas_latency.predictor import Predictor, accuracy_by_depth, accuracy_of, calibrate
 from dcnas_latency.rig import Rig, RigSample, Subject
-from dcnas_latency.samples import Summary
+from dcnas_latency.samples import Summary, attained_confidence
+from dcnas_latency.slowness import QUIET_SHARE
 from dcnas_latency.store import SampleStore, phase_name
 from dcnas_latency.table import LookupTable
 from dcnas_schema.genotype import Genotype, is_full_depth
@@ -42,11 +44,11 @@ from dcnas_schema.latency import (
     LatencySetting,
     NetTiming,
     PlanReport,
+    ReferenceTiming,
 )
 from dcnas_schema.params import ProfileLatencyParams
 from dcnas_schema.space import NET_KINDS, OP_SETS, NetKind
 
-_CANARY_SHARE = 0.05
 _LEAST_SCOUT_ROUNDS, _SCOUT_SHARE = 3, 4
 """Scouting takes a quarter of the rounds, at least three."""
 _TURN = 12
@@ -67,6 +69,8 @@ class Profile:
 
     entries: tuple[Entry, ...]
     nets: tuple[NetTiming, ...]
+    references: tuple[ReferenceTiming, ...]
+    """Nets of the literature that the parameters name."""
     plan: PlanReport
     calibration: Calibration
     accuracy: tuple[Accuracy, ...]
@@ -77,6 +81,10 @@ class Profile:
     """Accepted ones of the whole nets, as they were taken."""
     rejected: Counter[str]
     canary_reference_ms: float
+    session_slow_pct: float
+    """How far above its reference the canary was even in the quiet moments of the final phase; at least 0."""
+    interval_confidence: float
+    """What the intervals of the entries' medians attain."""
 
 
 @dataclass(kw_only=True)
@@ -88,7 +96,7 @@ class Profiler:
     params: ProfileLatencyParams
     store: SampleStore
     learn_canary: Callable[[Sequence[float]], float]
-    """Takes canary times in ms and returns the reference: the best that this machine ever gave."""
+    """Takes canary times in ms and returns the reference: what they are on this machine's good days."""
     on_round: Callable[[], None] = lambda: None
     """Called after every round of a build that was measured, before it is stored: the caller watches the device."""
     on_turn: Callable[[Sequence[RigSample], float], None] = lambda _samples, _seconds: None
@@ -110,17 +118,20 @@ class Profiler:
         )
         parts = self._subjects([*points, *held_out], fixed=True)
         whole, uses = self._whole_nets(nets)
-        final = self._measure("final", [*parts, *whole], whole=len(whole), rounds=params.rounds)
+        references = [Subject(kind=None, parts=(), genotype=None, reference=net) for net in params.references]
+        unmarked = [*whole, *references]
+        final = self._measure("final", [*parts, *unmarked], whole=len(unmarked), rounds=params.rounds)
         reference = self._reference(final)
         estimates = Estimates(final, reference_ms=reference, band_pct=params.canary_band_pct)
         entries, summaries = _entries(estimates, points, set(held_out))
         table = LookupTable.of(entries, modulus=alignment.modulus, stairs=alignment.stairs)
         measured = [readings.summary() for readings in estimates.subjects(len(parts))]
-        timings, calibration = _timings(measured, whole, uses, table, confidence=params.confidence)
+        timings, calibration = _timings(measured[: len(whole)], whole, uses, table, confidence=params.confidence)
         unseen = {kind: [t for t in timings if t.kind == kind and t.use == "held_out"] for kind in NET_KINDS}
         return Profile(
             entries=entries,
             nets=timings,
+            references=_reference_timings(references, measured[len(whole) :], params.limits.builds_differ_pct),
             plan=_plan_report(entries, table, alignment, params.width_multiple),
             calibration=calibration,
             accuracy=tuple(accuracy_of(kind, some) for kind, some in unseen.items()),
@@ -129,6 +140,8 @@ class Profiler:
             net_samples=estimates.accepted(len(parts)),
             rejected=estimates.rejected,
             canary_reference_ms=reference,
+            session_slow_pct=max(100 * (float(np.quantile(final.canaries_ms, QUIET_SHARE)) / reference - 1), 0.0),
+            interval_confidence=attained_confidence(min(summary.rounds for summary in summaries)),
         )
 
     def _measure_plan(self, curves: Sequence[Curve]) -> tuple[Alignment, dict[Part, None]]:
@@ -146,7 +159,7 @@ class Profiler:
                 break
             points |= dict.fromkeys(wanted)
             if generation + 1 == params.generations:
-                break  # nothing is decided on these any more: the final phase measures them
+                break  # nothing is decided on these any more: the final phase measures them; of one generation none is refined
             self._scout(f"generation_{generation}", wanted)
             wanted = refine(
                 curves,
@@ -233,17 +246,12 @@ class Profiler:
         The canary's reference is that of the scouts themselves: one that the machine remembers would, after an interruption, be another,
         and with it the plan.
         """
-        reference = best_of(_canaries(self._scouts))
+        reference = session_best(_canaries(self._scouts))
         medians: dict[Part, float] = {}
         for phase in self._scouts:
             estimates = Estimates(phase, reference_ms=reference, band_pct=self.params.canary_band_pct)
             medians |= {part: readings.median_ms for part, readings in estimates.parts().items()}
         return medians
-
-
-def best_of(times_ms: Sequence[float]) -> float:
-    """Return the canary reference of one session: the 5th percentile."""
-    return float(np.quantile(np.asarray(times_ms), _CANARY_SHARE))
 
 
 def _canaries(phases: Sequence[Phase]) -> list[float]:
@@ -300,6 +308,33 @@ def _timings(
         for subject, role, summary, total in zip(whole, uses, measured, sums, strict=True)
     )
     return timings, calibration
+
+
+def _reference_timings(
+    subjects: Sequence[Subject], measured: Sequence[Summary], most_differ_pct: float
+) -> tuple[ReferenceTiming, ...]:
+    """Return what the nets of the literature took, each with the doubts about it."""
+    found = []
+    for subject, summary in zip(subjects, measured, strict=True):
+        differ = summary.builds_differ_pct
+        doubts = {
+            "fewer than half of its samples were accepted, so all count": summary.used_all,
+            f"two builds differ by more than {most_differ_pct:g} %": differ is not None and differ > most_differ_pct,
+        }
+        assert subject.reference is not None
+        found.append(
+            ReferenceTiming(
+                net=subject.reference,
+                measured_ms=summary.median_ms,
+                low_ms=summary.low_ms,
+                high_ms=summary.high_ms,
+                raw=summary.raw,
+                kept=summary.kept,
+                builds_differ_pct=differ,
+                noise=tuple(doubt for doubt, holds in doubts.items() if holds),
+            )
+        )
+    return tuple(found)
 
 
 def _is_full(subject: Subject) -> bool:

@@ -3,24 +3,28 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 from dcnas_schema.genotype import Genotype
 from dcnas_schema.keys import Part
+from dcnas_schema.latency import Clock
+from dcnas_schema.photo_models import BaselineClassifier
 from dcnas_schema.provenance import DeviceState
 from dcnas_schema.space import NetKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """What is timed as one call: a whole net, or a part alone."""
+    """What is timed as one call: a whole net of the space, a part alone, or a net of the literature."""
 
     kind: NetKind | None
-    """`None` for a part alone."""
+    """Of a net of the space; `None` for the others."""
     parts: tuple[Part, ...]
-    """Of a whole net in the order of the forward pass (`parts_of`), or the one part."""
+    """Of a whole net in the order of the forward pass (`parts_of`), or the one part; empty of a net of the literature."""
     genotype: Genotype | None
-    """`None` for a part alone."""
+    """Of a net of the space; `None` for the others."""
+    reference: BaselineClassifier | None = None
+    """The net of the literature; `None` for the others."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +46,8 @@ class RigSample:
     wall_ms: float
     enqueue_ms: float | None
     """Time until the call returned, the device still at work; `None` on a CPU."""
+    launches_hidden: bool | None = None
+    """The whole call was queued before the device began it; `None` off CUDA."""
 
 
 class Rig(Protocol):
@@ -53,7 +59,7 @@ class Rig(Protocol):
 
     in_context: bool
     """Parts can be timed between marks inside a whole net."""
-    clock: Literal["wall", "cuda_events", "simulated"]
+    clock: Clock
     builds: int
 
     def load(self, subjects: Sequence[Subject]) -> None:

@@ -9,12 +9,14 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
+from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_latency.rig import RigSample, Subject
 from dcnas_schema.keys import LatencyKey, Part
+from dcnas_schema.latency import Clock
 from dcnas_schema.provenance import DeviceCard, DeviceState
 
 _CANARY_MS = 0.3
@@ -56,13 +58,22 @@ class SimulatedRig:
     seed: int = 0
     builds: int = 2
     in_context: bool = True
-    clock: Literal["wall", "cuda_events", "simulated"] = "simulated"
+    clock: Clock = "simulated"
     subjects: Sequence[Subject] = ()
     taken: int = 0
     """Samples so far."""
 
     def load(self, subjects: Sequence[Subject]) -> None:
-        """Take `subjects`; nothing has to be built."""
+        """
+        Take `subjects`; nothing has to be built.
+
+        Raises:
+            UnfitEnvironmentError: A net of the literature is among them: the law knows what parts cost, and nothing of others.
+        """
+        if any(subject.reference is not None for subject in subjects):
+            raise UnfitEnvironmentError(
+                "A simulated device cannot time nets of the literature.", remedy="set profile_latency.references: []"
+            )
         self.subjects = subjects
 
     def sample(self, build: int, *, round: int, marked: bool, order: Sequence[int]) -> list[RigSample]:

@@ -18,7 +18,7 @@ _NEIGHBOURS = 6
 """Samples to each side that tell a moment's slowness."""
 _SWEEPS = 20
 _SETTLED = 1e-4
-_QUIET_SHARE = 0.1
+QUIET_SHARE = 0.1
 """
 Slowness is counted from what the quietest tenth of a build's samples stays under. Of simulated hosts the tenth repeated best: builds that
 were alike came out 0.3 to 1.5 % apart in the median, with the quarter 0.5 to 3.7 %, with the half 0.8 to 13 %.
@@ -73,7 +73,7 @@ def slowness(times_ms: Floats, subjects: Ints, turns: Ints, builds: Ints) -> Slo
 
 
 def _quiet_level(moments: Floats, noise: float) -> float:
-    low, middle = np.quantile(moments, (_QUIET_SHARE, 0.5))
+    low, middle = np.quantile(moments, (QUIET_SHARE, 0.5))
     return float(min(low + noise, middle))
 
 

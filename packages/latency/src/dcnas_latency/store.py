@@ -50,7 +50,7 @@ def phase_name(name: str, subjects: Sequence[Subject]) -> str:
     """
     digest = hashlib.sha256()
     for subject in subjects:
-        digest.update(f"{subject.kind}\n".encode())
+        digest.update(f"{subject.kind} {subject.reference}\n".encode())
         for part in subject.parts:
             digest.update(f"{part.key} {part.mid_channels}\n".encode())
     return f"{name}-{digest.hexdigest()[:12]}"

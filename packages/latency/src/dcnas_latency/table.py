@@ -42,6 +42,11 @@ class LookupTable:
             )
             for name, curve in grouped.items()
         }
+        self._ends: dict[LatencyKey, tuple[int, int]] = {}
+        for part in points:
+            if part.mid_channels is not None:
+                low, high = self._ends.get(part.key, (part.mid_channels, part.mid_channels))
+                self._ends[part.key] = (min(low, part.mid_channels), max(high, part.mid_channels))
 
     @classmethod
     def of(cls, entries: Iterable[Entry], *, modulus: int, stairs: bool = False) -> "LookupTable":
@@ -54,7 +59,7 @@ class LookupTable:
         Return the latency of `part` in ms.
 
         Raises:
-            LatencyKeyMissingError: The table has no entry for it.
+            LatencyKeyMissingError: The table has no entry for it, or its width lies beyond all that were measured.
         """
         if part.mid_channels is None:
             if part.key not in self._fixed:
@@ -64,6 +69,12 @@ class LookupTable:
         curve = self._curves.get((part.key, aligned)) or self._curves.get((part.key, not aligned))
         if curve is None:
             raise _missing(part)
+        low, high = self._ends[part.key]
+        if not self._place(low) <= self._place(part.mid_channels) <= self._place(high):
+            raise LatencyKeyMissingError(
+                f"The latency table ends at the widths {low} and {high} of {part.key}; {part.mid_channels} lies beyond.",
+                remedy="profile the device with profile_latency.width_multiple as small as the search's, or raise that of the search",
+            )
         places, ms = curve
         return float(np.interp(self._place(part.mid_channels), places, ms))
 

@@ -204,7 +204,8 @@ class CudaEventTimer:
 
 class UnsynchronisedTimer:
     """
-    The paper's figure, for like-for-like comparison only: mean wall time of back-to-back calls, the device never waited for.
+    The paper's figure, for like-for-like comparison only: mean wall time of back-to-back calls, the device never waited for
+    (`CallPlan.unsynchronised`, in params.yaml `latency.unsynchronised` of the stages that evaluate).
 
     On CUDA it is the time to queue a pass, or, once the queue is full, the time between two passes; not the latency of one.
     """

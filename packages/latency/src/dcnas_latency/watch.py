@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from dcnas_latency.card import device_state, gpu_state, nvml_device
+from dcnas_latency.card import device_state, gpu_state
 from dcnas_latency.nvml import NvmlDevice
 from dcnas_latency.readers import NotGivenError, read_fields
 from dcnas_latency.seen import Seen, summarise, unknown_bits
@@ -31,7 +31,7 @@ class Watch:
         hertz: Looks a second on CUDA; reading NVML leaves the stream alone, but holds Python's lock for some 0.1 ms.
 
     Raises:
-        UnfitEnvironmentError: The GPU does not answer any more; raised by `take` and at the end of the block.
+        UnfitEnvironmentError: The GPU does not answer any more; raised at the end of the block.
     """
 
     def __init__(self, device: "torch.device | str", *, hertz: float = _CUDA_HERTZ) -> None:
@@ -42,38 +42,17 @@ class Watch:
         self._looking = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        self._taken = 0
         self._warned = 0
         self._states: list[tuple[float, DeviceState]] = []
 
     @property
     def states(self) -> list[tuple[float, DeviceState]]:
-        """Seconds since the start and the device then, all so far."""
+        """Seconds since the start and the device then, all so far: who judges takes them all, a file may hold fewer."""
         return list(self._states)
-
-    def thinned(self, every_s: float) -> tuple[tuple[float, DeviceState], ...]:
-        """Return the first state, the last, and between them one in `every_s` seconds or whenever reasons or processes change."""
-        states = self.states
-        kept: list[tuple[float, DeviceState]] = []
-        for place, (when, state) in enumerate(states):
-            last = place == len(states) - 1
-            if not kept or last or when - kept[-1][0] >= every_s or _events(state) != _events(kept[-1][1]):
-                kept.append((when, state))
-        return tuple(kept)
 
     def seen(self) -> Seen:
         """Return what all states so far hold together."""
         return summarise([state for _, state in self.states])
-
-    def take(self) -> Seen:
-        """Look once more and return what was seen since the last `take`, its closing state included: one unit of measurement."""
-        self._look(full=False)
-        self._raise_failure()
-        states = self.states
-        unit = summarise([state for _, state in states[self._taken :]])
-        self._taken = len(states) - 1  # the state that closes this unit opens the next: counters must have no gap
-        self._warn_of(unit.bits)
-        return unit
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -147,25 +126,6 @@ def foreign_processes_before_context(index: int = 0) -> BeforeContext:
     return BeforeContext(processes=values.get("processes"), used_memory_gb=values.get("used_memory_gb"), absent=absent)
 
 
-def processes_now(device: "torch.device | str") -> frozenset[int] | None:
-    """Return the ids on a GPU that torch already uses; `None` where NVML does not tell."""
-    try:
-        return nvml_device(device).processes()
-    except NotGivenError:
-        return None
-
-
-def foreign_processes(before: frozenset[int] | None, now: frozenset[int] | None) -> int | None:
-    """
-    Return how many processes on the GPU are not ours: all but one, which is ours where someone has come since `before`.
-
-    `None` where that cannot be told: NVML gave no list, or the list lacks even ours, as in containers that hide them.
-    """
-    if before is None or now is None or not now - before:
-        return None
-    return len(now) - 1
-
-
 def _visible_device(index: int) -> NvmlDevice:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
@@ -175,7 +135,3 @@ def _visible_device(index: int) -> NvmlDevice:
         raise NotGivenError(f"CUDA_VISIBLE_DEVICES={visible} shows no device {index}")
     name = names[index]
     return NvmlDevice.by_index(int(name)) if name.isdecimal() else NvmlDevice.by_name(name)
-
-
-def _events(state: DeviceState) -> tuple[int | None, int | None]:
-    return state.throttle_reasons, state.compute_processes

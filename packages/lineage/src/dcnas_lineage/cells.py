@@ -223,13 +223,14 @@ def _of_genotype(cell: Cell, root: Path) -> Derived:
     if value is None:
         return Derived(text=NOTHING, value=None)
     mark = _mark(cell.of_measured and derived.measured is not None and derived.measured.noisy)
-    return Derived(text=f"{value:{sign}.{cell.decimals}f}{mark}", value=value)
+    missed = " not met" if cell.pointer == "target_error_pct" and not derived.met else ""
+    return Derived(text=f"{value:{sign}.{cell.decimals}f}{missed}{mark}", value=value)
 
 
 def _genotype_field(derived: DerivedGenotype, pointer: str) -> tuple[float | None, str]:
     """Return a figure of a derived net, and `+` where it is a difference; errors are in per cent of the measurement, or of the target."""
     predicted, cost = derived.predicted.get(derived.bound), derived.cost.get(derived.bound)
-    measured = derived.measured.median_ms if derived.measured is not None else None
+    measured = derived.measured_ms  # by the profile's clock: a GPU's own is no wall clock
     match pointer:
         case "target_ms":
             return derived.target_ms, ""
@@ -237,6 +238,8 @@ def _genotype_field(derived: DerivedGenotype, pointer: str) -> tuple[float | Non
             return (None if cost is None else cost.macs / 1e6), ""
         case "parameters":
             return (None if cost is None else float(cost.parameters)), ""
+        case "target_error_pct":
+            return (None if predicted is None else derived.target_error_pct), "+"
         case "prediction_error_pct":
             return (
                 100 * (predicted.ms / measured - 1) if predicted is not None and measured is not None else None
@@ -251,8 +254,8 @@ def _spread_of_genotype(cell: Cell, root: Path) -> Derived:
     predicted, measured = derived.predicted.get(derived.bound), derived.measured
     if cell.pointer == "predicted" and predicted is not None:
         return _spread(predicted.ms, predicted.low_ms, predicted.high_ms, cell.decimals)
-    if cell.pointer == "measured" and measured is not None:
-        return _spread(measured.median_ms, measured.p5_ms, measured.p95_ms, cell.decimals, noisy=measured.noisy)
+    if cell.pointer == "measured" and measured is not None and (found := measured.spread_by(derived.clock)) is not None:
+        return _spread(*found, cell.decimals, noisy=measured.noisy)
     return Derived(text=NOTHING, value=None)
 
 

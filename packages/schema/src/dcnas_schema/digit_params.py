@@ -176,6 +176,8 @@ class LatencyParams(Section):
     """Timed passes (paper: 1000); up to three times as many where fewer than five are accepted."""
     canary_band_pct: Positive
     """Passes are rejected when the reference op beside them is this much slower than this machine's best."""
+    unsynchronised: bool = False
+    """Take the paper's figure too: the mean wall time of 1000 back-to-back passes, after 100, the device never waited for."""
 
 
 class PanelParams(Section):

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from dcnas_schema.genotype import Genotype
 from dcnas_schema.keys import LatencyKey
+from dcnas_schema.photo_models import BaselineClassifier
 from dcnas_schema.provenance import DeviceCard, DeviceState, Provenance, Record
 from dcnas_schema.space import NetKind
 
@@ -19,6 +20,8 @@ Runtime = Literal["torch_eager", "torch_cuda_graph", "torch_compile", "onnxrunti
 Depth = Literal["full", "reduced"]
 """Whether a net has every block that the space allows it, or fewer."""
 DEPTHS: tuple[Depth, ...] = get_args(Depth)
+Clock = Literal["wall", "cuda_events", "simulated"]
+"""What a profile's figures are by: the host's wall clock, or a GPU's own between events, launches hidden."""
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -36,6 +39,10 @@ class LatencySetting(Record):
     classes: int
     threads: int
     """CPU threads; on CUDA those that launch nothing but the host's share."""
+    cache: Literal["warm", "cold"] = "warm"
+    """Cold: a GPU's second-level cache is written over before each timed call."""
+    tf32: bool = False
+    """A GPU computes fp32 convolutions in TF32, as it does by torch's default; without a GPU, and in bf16, there is no such thing."""
 
 
 ENTRIES = pa.schema(
@@ -65,9 +72,10 @@ ENTRIES = pa.schema(
 )
 """
 One row an entry: the key, the width, then the summary of its samples, as they would have been in the machine's quiet moments
-(`LatencyProtocol.levelled`). `low_ms` to `high_ms` is the 95 % bootstrap interval of the median over rounds. `role`: `plan` entries make
-the table, `held_out` ones only test it. `raw` and `kept` count samples before and after rejection. `builds_differ_pct` is what the two
-interleaved builds differ by, in per cent of their mean.
+(`LatencyProtocol.levelled`). `low_ms` to `high_ms` is the bootstrap interval of the median over rounds, of the level that so few rounds
+can attain (`LatencyProtocol.interval_confidence`). `role`: `plan` entries make the table, `held_out` ones only test it. `raw` and `kept`
+count samples before and after rejection; where fewer than half were kept the figures are of all (`used_all`). `builds_differ_pct` is
+what the two interleaved builds differ by, in per cent of their mean.
 """
 
 
@@ -95,6 +103,11 @@ class Entry(Record):
             raise ValueError("a block needs a width" if self.key.part == "block" else f"{self.key.part} has no width")
         return self
 
+    @property
+    def used_all(self) -> bool:
+        """Whether the figures are of all samples, rejected ones included, because too few were accepted."""
+        return used_all(self.raw, self.kept)
+
     def as_row(self) -> dict[str, Any]:
         """Return the entry as a row of `ENTRIES`."""
         row = self.model_dump(mode="json")
@@ -106,6 +119,26 @@ class Entry(Record):
         key = {name: row[name] for name in LatencyKey.model_fields}
         rest = {name: value for name, value in row.items() if name not in key}
         return cls.model_validate({**rest, "key": key})
+
+
+def used_all(raw: int, kept: int) -> bool:
+    """Return whether so few of `raw` samples were kept, fewer than half, that all of them make the figure."""
+    return 2 * kept < raw
+
+
+class ReferenceTiming(Record):
+    """A net of the literature, timed with the table and levelled alike: what a relative target is relative to."""
+
+    net: BaselineClassifier
+    measured_ms: Milliseconds
+    low_ms: Milliseconds
+    high_ms: Milliseconds
+    """As `NetTiming`'s."""
+    raw: Annotated[int, Field(ge=1)]
+    kept: Annotated[int, Field(ge=0)]
+    builds_differ_pct: float | None
+    noise: tuple[str, ...]
+    """Why the figure is not to be believed; empty where it is."""
 
 
 class NetTiming(Record):
@@ -125,6 +158,21 @@ class NetTiming(Record):
     predicted_high_ms: float
 
 
+class Leverage(Record):
+    """
+    How much the fit adds to the variance of a prediction, in units of that of one net: h = (a x^2 + 2 b x + c) / (prediction)^2.
+
+    x is the sum over the table in ms; a, b and c are the inverse of the fit's normal matrix (scale, overhead). A net far from those that
+    were fitted is predicted less surely.
+    """
+
+    a: float
+    b: float
+    c: float
+    typical: float
+    """Mean of h over the fitted nets, which is what `Calibration.interval_pct` holds."""
+
+
 class Calibration(Record):
     """
     What turns the sum over the table into a prediction, fitted on whole nets (`NetTiming.use == "fit"`).
@@ -138,28 +186,14 @@ class Calibration(Record):
     spread_pct: dict[NetKind, float]
     """Standard deviation of the fit's relative residuals, of each kind of net."""
     interval_pct: dict[NetKind, float]
-    """Half the width of the prediction interval of each kind of net, in per cent of the prediction."""
+    """Half the width of the prediction interval of each kind of net, in per cent of the prediction, where the fit is typically sure."""
+    leverage: dict[NetKind, Leverage] = Field(default_factory=dict)
+    """How unsure the fit itself is at a sum over the table; of a kind that is missing, as everywhere else."""
     confidence: float
     fitted_on: int
     """Nets, of all kinds together."""
     fitted_on_full_depth: int
-    """Those of them that have every block; in profiles before version 3 all."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _full_depth_alone(cls, values: Any) -> Any:
-        """Take all nets of a profile before version 3 for nets of full depth: no others were drawn."""
-        return _with_default(values, "fitted_on_full_depth", "fitted_on")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_interval_for_all(cls, values: Any) -> Any:
-        """Take the one spread and interval of a profile of version 1 for those of each kind: so they were meant."""
-        if not isinstance(values, dict) or not isinstance(kinds := values.get("scale"), dict):
-            return values
-        common = {name: values.get(name) for name in ("spread_pct", "interval_pct")}
-        spread_out = {n: dict.fromkeys(kinds, one) for n, one in common.items() if isinstance(one, int | float)}
-        return {**values, **spread_out}
+    """Those of them that have every block."""
 
 
 class Accuracy(Record):
@@ -168,7 +202,7 @@ class Accuracy(Record):
     kind: NetKind
     nets: int
     full_depth: int
-    """Those of them that have every block; in profiles before version 3 all."""
+    """Those of them that have every block."""
     mape_pct: float
     table_mape_pct: float
     """Of the plain sum over the table, without calibration."""
@@ -181,12 +215,6 @@ class Accuracy(Record):
     kendall: float
     inside_interval_pct: float
     """Share of nets, in per cent, whose measured latency lies in the prediction interval."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _full_depth_alone(cls, values: Any) -> Any:
-        """Take all nets of a profile before version 3 for nets of full depth: no others were drawn."""
-        return _with_default(values, "full_depth", "nets")
 
 
 class DepthAccuracy(Record):
@@ -211,11 +239,15 @@ class GateCheck(Record):
     """One condition of the noise gate."""
 
     name: str
+    limit_name: str | None = None
+    """Field of `GateLimits` that `limit` is; `None` where no parameter sets it."""
     value: float | None
-    """`None` where the machine does not tell; `reason` says why."""
+    """`None` where there is none; `reason` says why."""
     limit: float
     unit: str
     passed: bool
+    told: bool = True
+    """The machine tells; a check of which it tells nothing closes no gate, but a profile with one is not trusted."""
     reason: str = ""
     remedy: str = ""
 
@@ -230,6 +262,27 @@ class Gate(Record):
     def passed(self) -> bool:
         """Whether every check passed."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether every check passed, and the machine told what each asks."""
+        return self.passed and not self.untold
+
+    @property
+    def verdict(self) -> str:
+        """In a few words."""
+        if not self.passed:
+            return "NOT PASSED"
+        return (
+            "passed"
+            if not self.untold
+            else f"passed, NOT TRUSTED: this machine does not tell of {'; '.join(self.untold)}"
+        )
+
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """Names of the checks of which the machine tells nothing."""
+        return tuple(check.name for check in self.checks if not check.told)
 
 
 class PlanReport(Record):
@@ -263,29 +316,29 @@ class LatencyProtocol(Record):
     """Most rounds of any entry, over all processes."""
     warm_calls: int
     """Untimed calls of a net right before each timed one."""
-    clock: Literal["wall", "cuda_events", "simulated"]
-    cache: Literal["warm", "cold"]
+    clock: Clock
     canary_band_pct: float
     """Samples whose canary was further than this above its reference were rejected."""
     canary_reference_ms: float
-    levelled: bool = False
+    levelled: bool = True
+    """What the machine's slower moments cost, told by all subjects timed about then, was taken out of every figure alike."""
+    session_slow_pct: Annotated[float, Field(ge=0)] = 0.0
     """
-    What the machine's slower moments cost, told by all subjects timed about then, was taken out of every figure alike; else each figure
-    is of the samples that were accepted of it (profiles of version 1).
+    How far, in per cent, the canary was above its reference even in the quiet moments that the figures are levelled to: a machine that
+    is slow throughout. Later measurements may be as much faster, and prediction intervals reach down so far.
     """
+    interval_confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Level that the intervals of medians attain: of few rounds not even least and greatest hold the true median with 95 %."""
     rejected: dict[str, int]
-    """Samples rejected, by reason."""
+    """Samples rejected, by reason. They still count where fewer than half of an entry's or net's were accepted (`used_all`)."""
     seconds: float
 
 
 class ProfileMetadata(Record):
     """What a latency profile says of itself."""
 
-    version: Literal[1, 2, 3] = 3
-    """
-    Version 1 had one prediction interval for all kinds of net and no canary; in versions 1 and 2 all whole nets have full depth. Both are
-    still read.
-    """
+    version: Literal[4] = 4
+    """Earlier ones lack the cache, TF32 and the reference nets; they are refused, for a profile is soon made anew."""
     device: DeviceCard
     setting: LatencySetting
     protocol: LatencyProtocol
@@ -297,20 +350,28 @@ class ProfileMetadata(Record):
     calibration: Calibration
     accuracy: tuple[Accuracy, ...]
     depths: tuple[DepthAccuracy, ...] = ()
-    """The same nets apart by depth, where there are any; empty before version 3."""
+    """The same nets apart by depth, where there are any."""
     nets: tuple[NetTiming, ...]
+    references: tuple[ReferenceTiming, ...] = ()
+    """Nets of the literature that the parameters name."""
     gate: Gate
     provenance: Provenance
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, values: Any) -> Any:
+        """Say of an earlier or a later version that alone, not all that it lacks."""
+        version = values.get("version", 4) if isinstance(values, dict) else 4
+        if isinstance(version, int) and version != 4:
+            age = "an earlier" if version < 4 else "a later"
+            raise ValueError(
+                f"this is a latency profile of version {version}, written by {age} dcnas; this one reads version 4: "
+                "profile the device again"
+            )
+        return values
 
     @model_validator(mode="after")
     def _noisy_only_where_allowed(self) -> Self:
         if not self.gate.passed and not self.gate.allow_noisy:
             raise ValueError("a profile that failed its noise gate was not allowed to be written")
         return self
-
-
-def _with_default(values: Any, name: str, other: str) -> Any:
-    """Return `values` with `name` as `other` where it is missing; whatever is no mapping is left to pydantic."""
-    if not isinstance(values, dict) or other not in values:
-        return values
-    return {name: values[other], **values}

@@ -5,7 +5,7 @@ from typing import Literal
 import pyarrow as pa
 
 from dcnas_schema.genotype import Genotype
-from dcnas_schema.latency import LatencySetting
+from dcnas_schema.latency import Clock, LatencySetting
 from dcnas_schema.photo_models import PhotoModelSpec
 from dcnas_schema.provenance import DeviceCard, Provenance, Record
 from dcnas_schema.records import PANEL, RECORD, TRAINING_LOG, MeasuredLatency, Protocol
@@ -105,13 +105,16 @@ class ModelLatency(Record):
     """`None` where no profile is given, or the profile has not the model's parts."""
     not_comparable: str | None
     """Why the prediction does not speak of what was measured: another device, another runtime."""
+    clock: Clock = "wall"
+    """What the profile's figures are by, and so what the measurement is compared by."""
 
     @property
     def error_pct(self) -> float | None:
         """How far the prediction is off, in per cent of the measured latency; `None` where the two are not to be compared."""
         if self.measured is None or self.predicted is None or self.not_comparable is not None:
             return None
-        return 100 * (self.predicted.ms / self.measured.median_ms - 1)
+        measured_ms = self.measured.by(self.clock)
+        return None if measured_ms is None else 100 * (self.predicted.ms / measured_ms - 1)
 
 
 class PhotoEvaluationMetadata(Record):

@@ -11,9 +11,6 @@ from dcnas_schema.profile_params import ProfileLatencyParams
 from dcnas_schema.search_params import SearchSpec
 from dcnas_schema.section import Name, Section, Seed, did_you_mean
 
-_TIMED_RUNTIME = "torch_eager"
-"""The runtime in which a reference net can be timed as the profile was."""
-
 
 class SearchRunsParams(Section):
     """Which searches run, and with which seeds."""
@@ -60,10 +57,10 @@ def require_searches(runs: SearchRunsParams, searches: Mapping[str, SearchSpec],
             raise ValueError(
                 f"searches.{name}.ops is {spec.ops}, more than the {profile.ops} that profile_latency.ops covers"
             )
-        if spec.target.to is not None and profile.runtime != _TIMED_RUNTIME:
+        if spec.target.to is not None and spec.target.to not in profile.references:
             raise ValueError(
-                f"searches.{name}.target is relative to {spec.target.to}, which is timed with {_TIMED_RUNTIME}; "
-                f"profile_latency.runtime is {profile.runtime}: give the target in ms, or as reach"
+                f"searches.{name}.target is relative to {spec.target.to}, which profile_latency.references "
+                f"{list(profile.references)} does not name: add it there, or give the target in ms, or as reach"
             )
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from dcnas_schema.photo_models import BaselineClassifier
 from dcnas_schema.section import Count, CountOrZero, Positive, Section, Seed, no_boolean
 
 
@@ -15,10 +16,14 @@ class GateLimits(Section):
     """Two interleaved builds of the same entries, median difference."""
     accepted_pct: Annotated[float, Field(ge=0, le=100)]
     """Least share of samples that must be accepted."""
+    used_all_pct: Annotated[float, Field(ge=0, le=100)]
+    """Share of the table's entries that may be made of rejected samples too, because fewer than half of theirs were accepted."""
+    slow_pct: Positive
+    """How far above this machine's best the reference op may be even in the quiet moments that all figures are levelled to."""
     drift_pct: Positive
     """From the first third of the rounds to the last."""
     others_pct: Positive
-    """Processor time that other programs may take."""
+    """Share of the time of the cores that are timed on that other programs may take."""
     clock_spread_pct: Positive
     """Spread of a GPU's clock while it is timed."""
     mape_pct: Positive
@@ -51,7 +56,7 @@ class ProfileLatencyParams(Section):
     most_entries: Annotated[int, Field(ge=470, le=100_000)]
     """Most measured points of the plan, whose beginning takes up to 468; the published recipe measures 2,802 (every eighth width)."""
     generations: Annotated[int, Field(ge=1, le=20)]
-    """Most refinements of the plan."""
+    """Generations of the plan: the first is its beginning, the ends and middles of the curves; only later ones refine it."""
     tolerance_pct: Positive
     """A point this far off its neighbours' line is refined."""
     held_out_widths: Annotated[int, Field(ge=10, le=10_000)]
@@ -68,8 +73,12 @@ class ProfileLatencyParams(Section):
     """Untimed calls right before each timed one."""
     cache: Literal["warm", "cold"]
     """Cold clears a GPU's second-level cache before each timed call."""
+    tf32: bool = True
+    """Let a GPU compute fp32 convolutions in TF32, as torch does by default; means nothing on a CPU or in bf16."""
     canary_band_pct: Positive
     """Samples are rejected when the reference op beside them is this much slower than this machine's best."""
+    references: tuple[BaselineClassifier, ...] = ()
+    """Nets of the literature that are timed with the table: those that relative targets name."""
     limits: GateLimits
     allow_noisy: bool
     """Write a profile that failed the noise gate, marked; else it is refused (exit 3)."""
@@ -86,6 +95,10 @@ class ProfileLatencyParams(Section):
     def _consistent(self) -> Self:
         if self.source == "file" and self.file is None:
             raise ValueError("file is null: source file needs the path of a profile made by dcnas profile")
+        if len(set(self.references)) != len(self.references):
+            raise ValueError(f"references repeat: {list(self.references)}")
+        if self.references and self.source == "measure" and self.runtime in ("onnxruntime", "simulated"):
+            raise ValueError(f"references are timed by torch, and runtime is {self.runtime}: set references: []")
         if self.precision == "bf16" and self.runtime == "onnxruntime":
             raise ValueError("onnxruntime runs fp32 here: set precision: fp32")
         return self

@@ -53,6 +53,8 @@ class DeviceCard(Record):
     compute_capability: str | None = None
     python: str
     torch: str
+    onnxruntime: str | None = None
+    """Version, where it runs the nets."""
     system: str
     absent: dict[str, str] = {}
 

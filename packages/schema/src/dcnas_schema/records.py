@@ -106,7 +106,14 @@ class MeasuredLatency(Record):
     p5_ms: float
     p95_ms: float
     device_median_ms: float | None
-    """Median time between CUDA events around the pass; `None` on a CPU."""
+    """Median time between CUDA events around the pass; `None` on a CPU, or where launches were never hidden."""
+    device_p5_ms: float | None = None
+    device_p95_ms: float | None = None
+    unsynchronised_ms: float | None = None
+    """Mean wall time of back-to-back passes that nobody waits for, the paper's figure; `None` where it is not asked for."""
+    cache: Literal["warm", "cold"] = "warm"
+    tf32: bool | None = None
+    """Whether a GPU computed fp32 convolutions in TF32; `None` where nobody said."""
     raw: int | None = None
     kept: int | None = None
     """Timed passes, and those that the figures are of; with too few accepted the figures are of the quieter half, and `noise` says so."""
@@ -122,6 +129,24 @@ class MeasuredLatency(Record):
     """Why the figures are not to be believed; empty where they are, or where nobody looked."""
     before: DeviceState
     after: DeviceState
+
+    def by(self, clock: Literal["wall", "cuda_events", "simulated"]) -> float | None:
+        """
+        Return the median in ms by the clock of a latency profile, the only figure to set beside its predictions.
+
+        `None` where there is none: on a GPU whose launches were never hidden, or beside a simulated device.
+        """
+        return {"wall": self.median_ms, "cuda_events": self.device_median_ms, "simulated": None}[clock]
+
+    def spread_by(self, clock: Literal["wall", "cuda_events", "simulated"]) -> tuple[float, float, float] | None:
+        """Return median and 5th and 95th percentile by that clock; those are the median too where they were not kept."""
+        if clock == "wall":
+            return self.median_ms, self.p5_ms, self.p95_ms
+        median = self.by(clock)
+        if median is None:
+            return None
+        low, high = self.device_p5_ms, self.device_p95_ms
+        return median, median if low is None else low, median if high is None else high
 
     @property
     def noisy(self) -> bool:

@@ -12,13 +12,15 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from dcnas_schema.genotype import STAGE_DEPTHS, Genotype
-from dcnas_schema.latency import Accuracy, LatencySetting
+from dcnas_schema.latency import Accuracy, Clock, LatencySetting
 from dcnas_schema.provenance import Provenance, Record
 from dcnas_schema.records import MeasuredLatency
 from dcnas_schema.search_params import SearchSpec, SearchSupernetParams
 from dcnas_schema.section import Name
 from dcnas_schema.space import PLACES, NetKind, OpName
 
+ROUNDING = 1e-9
+"""Relative; sums of the same parts in another order may differ so far."""
 _NUMBERS = pa.list_(pa.field("item", pa.float64(), nullable=False))
 _COUNTS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 
@@ -71,7 +73,13 @@ class SearchMetadata(Record):
     """Candidates, in the order of the alphas."""
     target_ms: float
     reference_ms: float | None
-    """Measured latency of the net that a relative target names."""
+    """Latency of the net that a relative target names, as the profile holds it."""
+    reference_noise: tuple[str, ...] = ()
+    """Why that figure is not to be believed; empty where it is, or where there is none."""
+    met: bool = True
+    """The net that is derived in the end is predicted not to be above the target."""
+    switched: int = 0
+    """Places at which that net has a cheaper op than its most likely one, because the least widths alone were above the target."""
     reachable: Reachable
     setting: LatencySetting
     """How the nets run whose latency is meant."""
@@ -102,8 +110,12 @@ class ArchitectureRecord(Record):
     """Network stage x depth; `None` without betas."""
     widths: tuple[tuple[int, ...], ...]
     """Mid channels, place x op."""
+    choices: tuple[int, ...] | None = None
+    """Number of the derived net's op at each place, where some are cheaper than the most likely; `None` where those are taken."""
     target_ms: float
     reference_ms: float | None
+    met: bool = True
+    """The derived net is predicted not to be above the target."""
     provenance: Provenance
 
     @model_validator(mode="after")
@@ -111,6 +123,10 @@ class ArchitectureRecord(Record):
         for name, rows in (("log_alphas", self.log_alphas), ("widths", self.widths)):
             if [len(row) for row in rows] != [len(self.ops)] * len(PLACES):
                 raise ValueError(f"{name} are not {len(PLACES)} x {len(self.ops)}")
+        if self.choices is not None and (
+            len(self.choices) != len(PLACES) or not all(0 <= choice < len(self.ops) for choice in self.choices)
+        ):
+            raise ValueError(f"choices are not {len(PLACES)} numbers of one of {len(self.ops)} ops")
         if self.log_betas is not None and tuple(len(row) for row in self.log_betas) != STAGE_DEPTHS:
             raise ValueError(f"log_betas are not one for each of {STAGE_DEPTHS} depths")
         return self
@@ -143,6 +159,8 @@ class DerivedGenotype(Record):
     bound: NetKind
     """The kind of net that the target bounds."""
     setting: LatencySetting
+    clock: Clock = "wall"
+    """What the profile's figures are by, and so what the measurement is compared by."""
     predicted: dict[NetKind, PredictedLatency]
     """Of each kind of net made from the genotype for which the predictor is calibrated."""
     cost: dict[NetKind, NetCost]
@@ -152,6 +170,16 @@ class DerivedGenotype(Record):
     not_measured: Annotated[str, Field(min_length=1)] | None
     """Why not."""
     provenance: Provenance
+
+    @property
+    def measured_ms(self) -> float | None:
+        """The measured latency by the profile's clock; `None` where it was not timed, or not by that clock."""
+        return None if self.measured is None else self.measured.by(self.clock)
+
+    @property
+    def met(self) -> bool:
+        """Whether the prediction is not above the target."""
+        return self.predicted[self.bound].ms <= self.target_ms * (1 + ROUNDING)
 
 
 def argmax_flips(choices: Sequence[Sequence[int]]) -> list[int]:

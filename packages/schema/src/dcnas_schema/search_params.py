@@ -21,7 +21,7 @@ class TargetSpec(Section):
 
     ms: Positive | None = None
     relative: Positive | None = None
-    """Times the latency of the reference net `to`, timed on this device as the profile is."""
+    """Times the latency of the reference net `to`, which the latency profile holds: `profile_latency.references` names it."""
     to: BaselineClassifier | None = None
     reach: Fraction | None = None
     """This far from the fastest to the slowest net of the four ops without SE, all blocks used, as predicted for this device: the same
@@ -162,4 +162,4 @@ class DeriveGenotypeParams(Section):
     repeats: Annotated[int, Field(ge=3, le=MOST)] = 1000
     """Timed passes (paper: 1000)."""
     canary_band_pct: Positive = 15.0
-    """Passes are rejected when the reference op beside them is this much slower than the best of the same run."""
+    """Passes are rejected when the reference op beside them is this much slower than this machine's best."""

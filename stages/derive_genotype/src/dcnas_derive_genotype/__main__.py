@@ -63,10 +63,11 @@ def _derive(arguments: argparse.Namespace) -> None:
     )
     with exclusive_run(arguments.out, arguments.scratch):
         record = derive_job(job, arguments.out)
-    predicted, measured = record.predicted[record.bound], record.measured
-    said = f"measured {measured.median_ms:.3f} ms" if measured is not None else f"not measured: {record.not_measured}"
+    predicted, measured = record.predicted[record.bound], record.measured_ms
+    said = f"measured {measured:.3f} ms" if measured is not None else f"not measured: {record.not_measured}"
+    missed = "" if record.met else f" (TARGET NOT MET, off by {record.target_error_pct:+.1f} %)"
     print(
-        f"{record.search} seed {record.seed}: target {record.target_ms:.3f} ms, predicted {predicted.ms:.3f} ms, {said}"
+        f"{record.search} seed {record.seed}: target {record.target_ms:.3f} ms, predicted {predicted.ms:.3f} ms{missed}, {said}"
     )
 
 

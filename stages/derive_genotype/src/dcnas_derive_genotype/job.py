@@ -68,6 +68,7 @@ def derive_job(job: Job, out: Path) -> DerivedGenotype:
         target_ms=found.target_ms,
         bound=found.spec.kind,
         setting=profile.setting,
+        clock=profile.protocol.clock,
         predicted=_predicted(Predictor.of(entries, profile), genotype, profile.setting),
         cost={kind: _cost(kind, genotype, profile.setting) for kind in NET_KINDS},
         measured=measured,
@@ -86,9 +87,10 @@ def derive_job(job: Job, out: Path) -> DerivedGenotype:
 
 
 def genotype_of(found: ArchitectureRecord) -> Genotype:
-    """Return the most likely architecture with its widths."""
+    """Return the architecture with its widths: the most likely, or the cheaper one that the search took to meet its target."""
     log_betas = [torch.tensor(row, dtype=torch.float64) for row in found.log_betas or ()]
-    choices = chosen_ops(torch.tensor(found.log_alphas, dtype=torch.float64))
+    likely = chosen_ops(torch.tensor(found.log_alphas, dtype=torch.float64))
+    choices = likely if found.choices is None else list(found.choices)
     return derive(found.ops, choices, chosen_depths(log_betas), found.widths)
 
 
@@ -118,4 +120,7 @@ def _measure(
         return None, reason
     net = build_space_net(kind, genotype, classes=profile.setting.classes, seed=0)
     plan = CallPlan(warmup=params.warmup, repeats=params.repeats, canary_band_pct=params.canary_band_pct)
-    return measure_in_setting(net, profile.setting, card, plan, scratch=job.scratch), None
+    measured = measure_in_setting(net, profile.setting, card, plan, scratch=job.scratch)
+    if measured.by(profile.protocol.clock) is None:
+        return measured, "the GPU never had a whole pass queued before it began, so its own time of one is not known"
+    return measured, None

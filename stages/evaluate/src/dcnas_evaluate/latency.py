@@ -13,6 +13,7 @@ from dcnas_evaluate.timing import Question
 from dcnas_latency.call import WARM_CALLS, CallPlan, measure_call
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
+from dcnas_latency.cuda import convolutions_in_tf32
 from dcnas_latency.lock import device_lock
 from dcnas_nets.models import build_model, example_input
 from dcnas_nets.photo_nets import build_photo_net
@@ -39,7 +40,8 @@ def measure(question: Question) -> MeasuredLatency:
     """
     Time a trained net in this process, on random images.
 
-    Waits until it has the device of the question's card to itself.
+    Waits until it has the device of the question's card to itself. Its threads run already, so it is not bound to cores, as the processes
+    of profile_latency are.
 
     Raises:
         CorruptArtefactError: The weights are damaged.
@@ -77,7 +79,13 @@ def _random(image: Tensor, execution: Execution) -> Tensor:
 def _measure(model: nn.Module, inputs: tuple[Tensor, ...], execution: Execution, question: Question) -> MeasuredLatency:
     params, card = question.params, question.card
     one_pass = _Pass(model=model, image=inputs[0], further=inputs[1:])
-    plan = CallPlan(warmup=params.warmup, repeats=params.repeats, canary_band_pct=params.canary_band_pct)
+    plan = CallPlan(
+        warmup=params.warmup,
+        repeats=params.repeats,
+        canary_band_pct=params.canary_band_pct,
+        unsynchronised=params.unsynchronised,
+    )
+    tf32 = question.tf32 and card.kind == "cuda" and execution.precision == "fp32"
 
     @contextmanager
     def inference() -> Iterator[None]:
@@ -93,8 +101,10 @@ def _measure(model: nn.Module, inputs: tuple[Tensor, ...], execution: Execution,
             op=op,
         )
 
-    with device_lock(card, exclusive=True), _any_kernel():
-        found = measure_call(one_pass, execution.device, plan, context=inference, store_of=store_of)
+    with device_lock(card, exclusive=True), _any_kernel(), convolutions_in_tf32(tf32):
+        found = measure_call(
+            one_pass, execution.device, plan, context=inference, store_of=store_of, cache=question.cache
+        )
     timing = found.timing
     return MeasuredLatency(
         batch=params.batch,
@@ -109,6 +119,11 @@ def _measure(model: nn.Module, inputs: tuple[Tensor, ...], execution: Execution,
         p5_ms=timing.p5_ms,
         p95_ms=timing.p95_ms,
         device_median_ms=timing.device_median_ms,
+        device_p5_ms=timing.device_p5_ms,
+        device_p95_ms=timing.device_p95_ms,
+        unsynchronised_ms=found.unsynchronised_ms,
+        cache=question.cache,
+        tf32=tf32,
         raw=timing.raw,
         kept=timing.kept,
         rejected=timing.rejected,
@@ -123,7 +138,11 @@ def _measure(model: nn.Module, inputs: tuple[Tensor, ...], execution: Execution,
 
 @contextmanager
 def _any_kernel() -> Iterator[None]:
-    """Let torch take its fastest kernels, as profile_latency does: where results must repeat it takes slower ones on CUDA."""
+    """
+    Let torch take kernels whose results need not repeat, for which profile_latency never asks: those that repeat are slower on CUDA.
+
+    cuDNN's choice by benchmark stays off in both.
+    """
     if not torch.are_deterministic_algorithms_enabled():
         yield  # the call below imports torch's compiler: three seconds
         return

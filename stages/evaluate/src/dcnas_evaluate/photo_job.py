@@ -21,7 +21,7 @@ from dcnas_latency.predictor import Predictor
 from dcnas_lineage.collect import collect_provenance
 from dcnas_nets.macs import count_macs, count_parameters
 from dcnas_nets.photo_nets import build_photo_net
-from dcnas_schema.latency import LatencySetting, ProfileMetadata
+from dcnas_schema.latency import Clock, LatencySetting, ProfileMetadata
 from dcnas_schema.params import Params, Section, digest_of
 from dcnas_schema.parquet import read_parquet, with_metadata, write_parquet
 from dcnas_schema.photo_models import PhotoModelSpec
@@ -224,14 +224,15 @@ def _latency(
     params = job.settings.evaluate_photos.latency
     size = job.settings.photo_view.size
     setting = profile_card = predicted = not_comparable = None
+    clock: Clock = "wall"
     if job.profile is not None:
         entries, profile = read_profile(job.profile)
-        setting, profile_card = profile.setting, profile.device
+        setting, profile_card, clock = profile.setting, profile.device, profile.protocol.clock
         found = predict_model(job.spec, trained.metadata.genotype, Predictor.of(entries, profile), setting)
         predicted = None if found is None else PredictedLatency(ms=found.ms, low_ms=found.low_ms, high_ms=found.high_ms)
         not_comparable = _why_not_comparable(profile, setting, card)
     measured = None
-    if params.measure:  # as the profile's nets were timed, where there is one
+    if params.measure:  # where there is a profile in its setting, but with trained weights, and not bound to its cores
         net = PhotoNet(
             spec=job.spec,
             genotype=trained.metadata.genotype,
@@ -244,6 +245,8 @@ def _latency(
             width=size if setting is None else setting.width,
             precision=execution.precision if setting is None else setting.precision,
             memory_format=execution.memory_format if setting is None else setting.memory_format,
+            cache="warm" if setting is None else setting.cache,
+            tf32=True if setting is None else setting.tf32,
             params=params if setting is None else params.model_copy(update={"batch": setting.batch}),
             card=card,
             scratch=str(job.scratch),
@@ -255,6 +258,7 @@ def _latency(
         profile_card=profile_card,
         predicted=predicted,
         not_comparable=not_comparable,
+        clock=clock,
     )
 
 

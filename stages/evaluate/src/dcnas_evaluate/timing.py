@@ -47,6 +47,9 @@ class Question(Record):
     """Of the images, in pixels."""
     precision: Literal["fp32", "bf16"]
     memory_format: Literal["channels_last", "contiguous"]
+    cache: Literal["warm", "cold"] = "warm"
+    tf32: bool = True
+    """A GPU may compute fp32 convolutions in TF32, as it does by torch's default."""
     params: LatencyParams
     card: DeviceCard
     """The device, which is waited for until it is free."""

@@ -1,7 +1,7 @@
 """
 The command that profiles a device on its own.
 
-Run:    dcnas-profile --out box.parquet (or dcnas profile, or python -m dcnas_profile_latency.command)
+Run:    dcnas-profile [--out box.parquet] (or dcnas profile, or python -m dcnas_profile_latency.command)
 Takes:  the device; no repository, no params.yaml
 Expect: one Parquet file and what it says of itself; exit 3 when the noise gate is closed
 """
@@ -17,7 +17,7 @@ from dcnas_profile_latency.edge import Request, profile_this_device, show
 def parser(name: str) -> argparse.ArgumentParser:
     """Return the parser of the command `name`."""
     made = argparse.ArgumentParser(prog=name, description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    made.add_argument("--out", type=Path, default=Path("profile.parquet"), help="the profile to write")
+    made.add_argument("--out", type=Path, help="the profile to write (default: named by device and setting)")
     made.add_argument(
         "--show", type=Path, metavar="FILE", help="print what a profile says of itself instead of measuring"
     )
@@ -39,6 +39,13 @@ def parser(name: str) -> argparse.ArgumentParser:
     made.add_argument("--memory-format", choices=("channels_last", "contiguous"), default="channels_last")
     made.add_argument("--rounds", type=int, default=20, help="times that each build times each subject (default 20)")
     made.add_argument("--nets", type=int, default=20, help="held-out whole nets of each kind (default 20)")
+    made.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="NET",
+        help="time this net of the literature too, for searches with a target relative to it; may be given again",
+    )
     made.add_argument("--allow-noisy", action="store_true", help="write a profile that failed the noise gate, marked")
     return made
 
@@ -49,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         show(arguments.show)
         return
     fields = {name: getattr(arguments, name) for name in Request.__dataclass_fields__}
-    profile_this_device(Request(**fields))
+    profile_this_device(Request(**{**fields, "reference": tuple(arguments.reference)}))
 
 
 def entry(words: Sequence[str] | None = None) -> None:

@@ -13,12 +13,12 @@ import numpy as np
 
 from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
 from dcnas_harness.files import atomic_write, write_text
-from dcnas_latency.canary import CanaryStore
+from dcnas_latency.canary import CanaryStore, session_best
 from dcnas_latency.card import cpu_card, device_card, fingerprint
 from dcnas_latency.files import read_profile, require_setting, require_space, write_profile
-from dcnas_latency.gate import Conditions, build_gate, require_passed
+from dcnas_latency.gate import Conditions, build_gate, judged_anew, require_passed
 from dcnas_latency.lock import device_lock
-from dcnas_latency.profile import NetSample, Profile, Profiler, best_of
+from dcnas_latency.profile import NetSample, Profile, Profiler
 from dcnas_latency.rig import Rig
 from dcnas_latency.simulated import Law, SimulatedRig, simulated_card
 from dcnas_latency.store import SampleStore
@@ -50,17 +50,20 @@ class Settings(Section):
     profile_latency: ProfileLatencyParams
 
 
-def profile_job(settings: Settings, out: Path, scratch: Path) -> ProfileMetadata:
+def profile_job(settings: Settings, out: Path, scratch: Path, *, canary_folder: Path | None = None) -> ProfileMetadata:
     """
     Measure the device, or take the profile that the parameters name; write it to `out`.
 
     An interrupted profile of the same code, parameters and device goes on where it stopped. One that its gate refused is measured anew,
     unless the parameters that judge it were changed: then what was measured is judged again.
 
+    Args:
+        canary_folder: Where it is kept how fast this machine's reference op is on good days; `None`: in `scratch`.
+
     Raises:
         UnfitEnvironmentError: The device or runtime is missing, or the noise gate is closed.
 
-        BadInputError: The profile named is of another setting, or lacks some of the ops.
+        BadInputError: The profile named is of another setting, or lacks some of the ops or a reference net.
 
         CorruptArtefactError: It is damaged.
     """
@@ -69,12 +72,12 @@ def profile_job(settings: Settings, out: Path, scratch: Path) -> ProfileMetadata
         return _take_file(settings, out)
     setting = setting_of(settings)
     with ExitStack() as stack:
-        opened = _open_rig(settings, setting, scratch, stack)
+        opened = _open_rig(settings, setting, canary_folder or scratch / "canary", stack)
         rig, card = opened.rig, opened.card
         folder = scratch / "profile_latency" / _digest(settings, card)
         _forget_refused(folder, params)
         kept = None if params.runtime == "simulated" else folder
-        sessions = Sessions(rig, stack.enter_context(_watched(card)), kept)
+        sessions = Sessions(rig, stack.enter_context(_watched(card)), kept, opened.cores)
         sessions.look()
         profiler = Profiler(
             rig=rig,
@@ -112,7 +115,13 @@ def setting_of(settings: Settings) -> LatencySetting:
         width=params.image_size,
         classes=params.classes,
         threads=settings.device.threads,
+        cache=params.cache,
+        tf32=_in_tf32(params, device_kind(settings.device)),
     )
+
+
+def _in_tf32(params: ProfileLatencyParams, kind: DeviceKind) -> bool:
+    return params.tf32 and kind == "cuda" and params.precision == "fp32" and params.runtime != "simulated"
 
 
 def _provider(settings: Settings) -> str:
@@ -133,23 +142,39 @@ def _take_file(settings: Settings, out: Path) -> ProfileMetadata:
         )
     entries, metadata = read_profile(source)
     require_setting(source, metadata, _setting_elsewhere(settings, metadata.setting))
-    require_space(entries, metadata, OP_SETS[settings.profile_latency.ops])
-    require_passed(metadata.gate.model_copy(update={"allow_noisy": settings.profile_latency.allow_noisy}))
-    with atomic_write(out) as temporary:
-        shutil.copyfile(source, temporary)
-    return metadata
+    params = settings.profile_latency
+    require_space(entries, metadata, OP_SETS[params.ops])
+    lacking = sorted(set(params.references) - {one.net for one in metadata.references})
+    if lacking:
+        raise BadInputError(
+            f"{source} does not hold the latency of {', '.join(lacking)}, which profile_latency.references names.",
+            where="profile_latency.file",
+            remedy=f"profile that device with: dcnas profile --reference {' --reference '.join(lacking)}",
+        )
+    gate = judged_anew(metadata.gate, params.limits, allow_noisy=params.allow_noisy)
+    require_passed(gate)
+    if [check.passed for check in gate.checks] == [check.passed for check in metadata.gate.checks]:
+        with atomic_write(out) as temporary:
+            shutil.copyfile(source, temporary)
+        return metadata
+    judged = metadata.model_copy(
+        update={"gate": gate}
+    )  # by today's limits another verdict, which every reader must see
+    write_profile(out, entries, judged)
+    return judged
 
 
 def _setting_elsewhere(settings: Settings, found: LatencySetting) -> LatencySetting:
     """
     Return the setting that a profile of another device must have.
 
-    Threads are that device's own, as `device.threads` are of this one; so is the provider, where none is named.
+    Threads are that device's own, as `device.threads` are of this one; so is the provider, where none is named, and whether there is TF32.
     """
     params = settings.profile_latency
     provider = found.provider if params.runtime == "onnxruntime" and params.provider is None else params.provider
     named = settings.model_copy(update={"profile_latency": params.model_copy(update={"provider": provider})})
-    return setting_of(named).model_copy(update={"threads": found.threads})
+    own = {"threads": found.threads, "tf32": found.tf32 and params.tf32}
+    return setting_of(named).model_copy(update=own)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,40 +184,52 @@ class _Opened:
     rig: Rig
     card: DeviceCard
     learn_canary: Callable[[Sequence[float]], float]
-    """Takes canary times in ms and returns the best that this machine ever gave."""
+    """Takes canary times in ms and returns what they are on this machine's good days."""
+    cores: tuple[int, ...] = ()
+    """That is timed on; empty for all."""
     used_before_gb: float | None = None
     """Memory of a GPU in use before our processes came; `None` on a CPU, or where NVML does not tell."""
 
 
-def _open_rig(settings: Settings, setting: LatencySetting, scratch: Path, stack: ExitStack) -> _Opened:
+def _open_rig(settings: Settings, setting: LatencySetting, canary_folder: Path, stack: ExitStack) -> _Opened:
     """Return the rig on a device that is ours until the stack is left: its processes start, and load libraries, under the lock."""
     params = settings.profile_latency
     if params.runtime == "simulated":
         simulated = SimulatedRig(law=_SIMULATED, seed=params.seed, builds=params.builds)
         card = simulated_card(setting.threads)
-        return _Opened(rig=stack.enter_context(simulated), card=card, learn_canary=best_of)
+        return _Opened(rig=stack.enter_context(simulated), card=card, learn_canary=session_best)
     kind = device_kind(settings.device)
     stack.enter_context(device_lock(_card_here(kind, setting.threads), exclusive=True))
     used_before_gb = None if kind == "cpu" else foreign_processes_before_context().used_memory_gb
-    rig = stack.enter_context(
-        ProcessRig(setting, kind, builds=params.builds, warm_calls=params.warm_calls, cache=params.cache)
-    )
+    rig = stack.enter_context(ProcessRig(setting, kind, builds=params.builds, warm_calls=params.warm_calls))
     card = rig.card
     store = CanaryStore(
-        folder=scratch / "canary",
+        folder=canary_folder,
         fingerprint=fingerprint(card),
         runtime=setting.runtime,
         threads=setting.threads,
         op=rig.canary_op,
     )
     return _Opened(
-        rig=rig, card=card, learn_canary=lambda times: store.learn(times).best_ms, used_before_gb=used_before_gb
+        rig=rig,
+        card=card,
+        learn_canary=lambda times: store.learn(times).best_ms,
+        cores=rig.cores,
+        used_before_gb=used_before_gb,
     )
 
 
 def _card_here(kind: DeviceKind, threads: int) -> DeviceCard:
     """Return the device's card as this process sees it, which names the lock: those who measure do not run yet."""
     return cpu_card(threads) if kind == "cpu" else device_card("cuda")
+
+
+def device_name(settings: Settings) -> str:
+    """Return the name of the device that would be profiled, as its card says it."""
+    params = settings.profile_latency
+    if params.runtime == "simulated":
+        return simulated_card(settings.device.threads).name
+    return _card_here(device_kind(settings.device), settings.device.threads).name
 
 
 def device_kind(device: DeviceParams) -> DeviceKind:
@@ -224,10 +261,7 @@ def _watched(card: DeviceCard) -> Iterator[Callable[[], Sequence[tuple[float, De
         yield lambda: ()
         return
     with Watch("cuda:0") as watch:
-        yield lambda: [
-            (seconds, state.model_copy(update={"other_processes": None}))
-            for seconds, state in watch.thinned(every_s=1.0)
-        ]
+        yield lambda: [(seconds, state.model_copy(update={"other_processes": None})) for seconds, state in watch.states]
 
 
 def _draw_nets(params: ProfileLatencyParams) -> NetSample:
@@ -244,7 +278,8 @@ def _digest(settings: Settings, card: DeviceCard) -> str:
     """Return what the folder of the samples is named by: all that they depend on, hence not what only judges them."""
     judging = {"profile_latency": {"allow_noisy", "limits", "confidence"}}
     params = json.dumps(settings.model_dump(mode="json", exclude=judging), sort_keys=True)
-    parts = {"params": params, "device": fingerprint(card), "torch": card.torch or "none"}
+    libraries = f"{card.torch or 'none'}, onnxruntime {card.onnxruntime or 'not used'}"
+    parts = {"params": params, "device": fingerprint(card), "torch": libraries}
     code = [
         package for package in _CODE if importlib.util.find_spec(package) is not None
     ]  # a box without torch lacks the nets
@@ -268,7 +303,7 @@ def _require_same_card(card: DeviceCard, rig: Rig) -> None:
 
 
 def _gate(params: ProfileLatencyParams, opened: _Opened, profile: Profile, session: Session) -> Gate:
-    share = None if params.runtime == "simulated" else session.others_share
+    share = 0.0 if params.runtime == "simulated" else session.others_share  # a formula has no neighbours
     return build_gate(
         summaries=profile.summaries,
         samples=profile.net_samples,
@@ -282,6 +317,7 @@ def _gate(params: ProfileLatencyParams, opened: _Opened, profile: Profile, sessi
             cuda=opened.card.kind == "cuda",
             counters_rise=session.counters_rise,
             used_before_gb=opened.used_before_gb,
+            session_slow_pct=profile.session_slow_pct,
         ),
         limits=params.limits,
         allow_noisy=params.allow_noisy,
@@ -309,10 +345,11 @@ def _metadata(
             rounds=params.rounds * rig.builds,
             warm_calls=params.warm_calls,
             clock=rig.clock,
-            cache=params.cache,
             canary_band_pct=params.canary_band_pct,
             canary_reference_ms=profile.canary_reference_ms,
             levelled=True,
+            session_slow_pct=profile.session_slow_pct,
+            interval_confidence=profile.interval_confidence,
             rejected=dict(sorted(profile.rejected.items())),
             seconds=0.0 if simulated else round(session.seconds, 1),
         ),
@@ -325,6 +362,7 @@ def _metadata(
         accuracy=profile.accuracy,
         depths=profile.depths,
         nets=profile.nets,
+        references=profile.references,
         gate=gate,
         provenance=collect_provenance(
             stage="profile_latency",

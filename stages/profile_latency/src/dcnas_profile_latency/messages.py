@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from dcnas_latency.rig import RigSample, Subject
-from dcnas_latency.timers import Cache
 from dcnas_profile_latency.runtimes import DeviceKind
 from dcnas_schema.latency import LatencySetting
 from dcnas_schema.provenance import DeviceCard, DeviceState, Record
@@ -18,7 +17,6 @@ class Hello(Record):
     build: int
     setting: LatencySetting
     device_kind: DeviceKind
-    cache: Cache
 
 
 class Load(Record):

@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Self, TypeVar
 
 from dcnas_harness import errors
 from dcnas_harness.errors import DcnasError, UnfitEnvironmentError
 from dcnas_latency.rig import RigSample, Subject
-from dcnas_latency.timers import Cache, thread_environment
+from dcnas_latency.timers import thread_environment
 from dcnas_profile_latency.messages import (
     ANSWER,
     Answer,
@@ -32,7 +32,7 @@ from dcnas_profile_latency.messages import (
     as_line,
 )
 from dcnas_profile_latency.runtimes import DeviceKind
-from dcnas_schema.latency import LatencySetting
+from dcnas_schema.latency import Clock, LatencySetting
 from dcnas_schema.provenance import DeviceCard, DeviceState
 
 A = TypeVar("A", Welcome, Done, Samples, Card, State)
@@ -55,8 +55,6 @@ class ProcessRig:
 
         warm_calls: Untimed calls of a subject right before each timed one.
 
-        cache: `cold` writes over the device's cache before each timed call; on CUDA only.
-
     Raises:
         BadInputError: The runtime cannot do what the setting says.
 
@@ -64,7 +62,7 @@ class ProcessRig:
     """
 
     in_context: bool
-    clock: Literal["wall", "cuda_events", "simulated"]
+    clock: Clock
 
     def __init__(
         self,
@@ -73,7 +71,6 @@ class ProcessRig:
         *,
         builds: int,
         warm_calls: int,
-        cache: Cache = "warm",
     ) -> None:
         self.builds, self._warm_calls = builds, warm_calls
         self._card: DeviceCard | None = None
@@ -82,7 +79,7 @@ class ProcessRig:
             for build in range(builds):
                 self._workers.append(_Worker(build, setting.threads))
             for build, worker in enumerate(self._workers):
-                worker.send(Hello(build=build, setting=setting, device_kind=device_kind, cache=cache))
+                worker.send(Hello(build=build, setting=setting, device_kind=device_kind))
             welcome = self._receive_all(Welcome)[0]
         except BaseException:
             self._end(grace_s=0)
@@ -90,6 +87,8 @@ class ProcessRig:
         self.in_context, self.clock = welcome.in_context, welcome.clock
         self.canary_op = welcome.canary_op
         """What the canary times, for `CanaryStore`."""
+        self.cores = welcome.cores
+        """That each process is bound to; empty where the system does not bind."""
 
     @property
     def card(self) -> DeviceCard:
@@ -152,7 +151,7 @@ class _Worker:
         self._build = build
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 # closed in `end`; a pipe that nobody reads would fill up
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dcnas_profile_latency.worker", str(os.getpid())],
+            [sys.executable, "-P", "-m", "dcnas_profile_latency.bound", str(os.getpid()), str(threads)],
             env={**os.environ, **thread_environment(threads)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

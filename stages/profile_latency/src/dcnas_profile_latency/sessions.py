@@ -24,7 +24,7 @@ class Session(Record):
 
     seconds: float
     others_share: float | None
-    """Of all processors' time, 0 to 1; `None` where the system does not tell."""
+    """Of the time of the cores that are timed on, 0 to 1; `None` where the system does not tell."""
     states: tuple[Timed, ...]
     timed: tuple[tuple[float, float], ...]
     """Begin and end of the spans in which samples were taken, in seconds since the start."""
@@ -45,11 +45,15 @@ class Sessions:
 
         folder: That of the samples; `None` keeps nothing.
 
+        cores: Those that are timed on, whose time others may take; all, where none are named.
+
     Raises:
         CorruptArtefactError: What an earlier run kept is damaged.
     """
 
-    def __init__(self, rig: Rig, polled: Callable[[], Sequence[Timed]], folder: Path | None) -> None:
+    def __init__(
+        self, rig: Rig, polled: Callable[[], Sequence[Timed]], folder: Path | None, cores: Sequence[int] = ()
+    ) -> None:
         self._rig, self._polled = rig, polled
         self._earlier = [] if folder is None else _read_all(folder)
         self._path = None if folder is None else folder / f"session-{len(self._earlier)}.json"
@@ -57,7 +61,7 @@ class Sessions:
         self._timed: list[tuple[float, float]] = []
         self._canary: list[tuple[float, float]] = []
         self._measured = False
-        self._others, self._start = Bystanders(), time.monotonic()
+        self._others, self._start = Bystanders(cores), time.monotonic()
 
     def look(self) -> None:
         """Take the state of now."""

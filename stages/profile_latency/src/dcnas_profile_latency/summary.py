@@ -29,9 +29,19 @@ def print_summary(metadata: ProfileMetadata, path: Path) -> None:
             f"  {part.kind:<6} of {part.depth} depth alone ({part.nets}): MAPE {part.mape_pct:.1f} %, bias {part.bias_pct:+.1f} %, "
             f"worst {part.worst_pct:.1f} %, Spearman {part.spearman:.3f}"
         )
-    print(f"  noise gate: {'passed' if metadata.gate.passed else 'CLOSED, recorded because allow_noisy is set'}")
+    for net in metadata.references:
+        doubts = f"; NOISY: {', '.join(net.noise)}" if net.noise else ""
+        print(f"  {net.net}: {net.measured_ms:.3f} ms [{net.low_ms:.3f}, {net.high_ms:.3f}]{doubts}")
+    print(
+        f"  intervals of medians attain {100 * protocol.interval_confidence:.3g} %, of so many rounds; canary in quiet moments "
+        f"{protocol.session_slow_pct:.1f} % above its reference"
+    )
+    print(
+        f"  noise gate: {metadata.gate.verdict if metadata.gate.passed else 'CLOSED, recorded because allow_noisy is set'}"
+    )
     for check in metadata.gate.checks:
-        print(f"    {'ok' if check.passed else 'NOT OK'}  {describe(check)}")
+        word = "NOT TOLD" if not check.told else "ok" if check.passed else "NOT OK"
+        print(f"    {word}  {describe(check)}")
 
 
 def _alignment(metadata: ProfileMetadata) -> str:

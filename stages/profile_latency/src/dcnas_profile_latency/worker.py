@@ -1,12 +1,13 @@
 r"""
 One measuring process: makes programs of what it is told to load, and times them when asked.
 
-Run:    python -m dcnas_profile_latency.worker PARENT, PARENT being the pid of the process that starts it; ProcessRig does so
+Run:    python -m dcnas_profile_latency.bound PARENT THREADS, PARENT being the pid of the process that starts it; ProcessRig does so
 Takes:  requests as JSON lines on stdin (dcnas_profile_latency.messages), in an environment of dcnas_latency.timers.thread_environment
 Expect: one answer a line on stdout; ends with its stdin or its parent
 """
 
 import gc
+import importlib.metadata
 import os
 import sys
 import traceback
@@ -14,7 +15,6 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from dcnas_harness.errors import DcnasError, ExitCode
-from dcnas_harness.process import die_with_parent
 from dcnas_latency.canary import Canary, choose_canary
 from dcnas_latency.card import cpu_card, device_card, device_state
 from dcnas_latency.rig import RigSample
@@ -38,6 +38,7 @@ from dcnas_profile_latency.messages import (
     as_line,
 )
 from dcnas_profile_latency.runtimes import RuntimePlugin, load_runtime
+from dcnas_schema.provenance import DeviceCard
 
 _FIRST_CALLS = 2
 """Of each program when it is loaded, at least: libraries choose kernels and allocate in the first, and settle in the second."""
@@ -49,10 +50,12 @@ class Worker:
     """A runtime with its timer, its canary and the programs loaded; made by the first request."""
 
     def __init__(self, hello: Hello) -> None:
-        self.cores = pin(hello.setting.threads)  # before any library makes its threads
+        self.cores = pin(
+            hello.setting.threads
+        )  # `bound` did it already, before libraries made threads; here it is told
         self._hello = hello
         self.runtime: RuntimePlugin = load_runtime(hello.setting, hello.device_kind)
-        self._timer: Timer = self.runtime.timer(cache=hello.cache)
+        self._timer: Timer = self.runtime.timer(cache=hello.setting.cache)
         self.canary: Canary = choose_canary(hello.device_kind, runtime=hello.setting.runtime)
         self._programs: list[Program] = []
 
@@ -66,12 +69,18 @@ class Worker:
             case Take():
                 return Samples(samples=tuple(self._take(request)))
             case AskCard():
-                cpu = self._hello.device_kind == "cpu"
-                return Card(card=cpu_card(self._hello.setting.threads) if cpu else device_card("cuda"))
+                return Card(card=self._card())
             case AskState():
                 return State(state=device_state(self._hello.device_kind))
             case Bye():
                 return Done()
+
+    def _card(self) -> DeviceCard:
+        cpu = self._hello.device_kind == "cpu"
+        card = cpu_card(self._hello.setting.threads) if cpu else device_card("cuda")
+        if self.runtime.name != "onnxruntime":
+            return card
+        return card.model_copy(update={"onnxruntime": importlib.metadata.version("onnxruntime")})
 
     def _load(self, request: Load) -> Done:
         self._programs = []
@@ -105,6 +114,7 @@ class Worker:
                 run_delay_ms=sample.run_delay_ms,
                 wall_ms=sample.wall_ms,
                 enqueue_ms=sample.enqueue_ms,
+                launches_hidden=sample.launches_hidden,
             )
             before = after
 
@@ -159,11 +169,6 @@ def _private_stdout() -> TextIO:
 
 def main() -> None:
     """Serve requests from stdin."""
-    die_with_parent(int(sys.argv[1]))
     serve(sys.stdin, _private_stdout())
     sys.stderr.flush()
     os._exit(ExitCode.OK)  # taking torch down in order takes seconds, and there is nothing to save
-
-
-if __name__ == "__main__":
-    main()

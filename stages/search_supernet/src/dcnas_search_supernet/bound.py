@@ -1,19 +1,15 @@
 """What a search is bound by: the latency of the net it must find, taken apart for the search, and the target in ms."""
 
 from functools import cache
-from pathlib import Path
 
 from dcnas_harness.errors import BadInputError
-from dcnas_latency.in_setting import why_not_measurable
 from dcnas_latency.predictor import Predictor
 from dcnas_schema.genotype import STAGE_DEPTHS, block_key, parts_of, uniform_genotype
 from dcnas_schema.keys import Part
-from dcnas_schema.latency import LatencySetting, ProfileMetadata
+from dcnas_schema.latency import LatencySetting, ProfileMetadata, ReferenceTiming
 from dcnas_schema.photo_models import BaselineClassifier
-from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.search_params import SearchSpec
 from dcnas_schema.space import OP_SETS, PLACES, SHARED_STAGES, NetKind, OpName, padded
-from dcnas_search_supernet.reference import ask
 from dcnas_training.search_latency import NetLatency, Reach, reach
 
 
@@ -40,25 +36,23 @@ def net_latency(predictor: Predictor, kind: NetKind, setting: LatencySetting) ->
     )
 
 
-def reference_latency_ms(
-    name: BaselineClassifier, profile: ProfileMetadata, card: DeviceCard, *, scratch: Path
-) -> float:
+def reference_of(name: BaselineClassifier, profile: ProfileMetadata) -> ReferenceTiming:
     """
-    Return the measured latency in ms of a net of the literature, in the profile's setting on this device.
-
-    Args:
-        scratch: Folder where this machine's best time of the reference op is kept.
+    Return the latency of a net of the literature, timed once with the table: every search and seed means the same one.
 
     Raises:
-        BadInputError: It cannot be timed here as the profile was.
+        BadInputError: The profile does not hold it.
     """
-    if (reason := why_not_measurable(profile, card)) is not None:
+    found = next((one for one in profile.references if one.net == name), None)
+    if found is None:
+        held = ", ".join(one.net for one in profile.references) or "none"
         raise BadInputError(
-            f"a target relative to {name} needs that net's latency, and {reason}.",
+            f"a target is relative to {name}, and the latency profile holds the latency of {held}.",
             where="params.yaml: searches",
-            remedy="give the target in ms",
+            remedy=f"add {name} to profile_latency.references and profile again (on another device: dcnas profile --reference {name}), "
+            "or give the target in ms",
         )
-    return ask(name, profile.setting, card.kind, scratch=scratch)
+    return found
 
 
 def target_within(fraction: float, spec: SearchSpec, net: NetLatency) -> float:

@@ -20,16 +20,17 @@ from dcnas_lineage.inputs import run_digest
 from dcnas_nets.mixed import Form
 from dcnas_nets.supernet import build_supernet
 from dcnas_schema.genotype import STAGE_DEPTHS
-from dcnas_schema.json_files import read_json_record, write_json_record
-from dcnas_schema.latency import ProfileMetadata
+from dcnas_schema.json_files import write_json_record
+from dcnas_schema.latency import ProfileMetadata, ReferenceTiming
 from dcnas_schema.params import DeviceParams, Section, digest_of
 from dcnas_schema.parquet import with_metadata, write_parquet
-from dcnas_schema.provenance import DeviceCard, Provenance, Record
+from dcnas_schema.provenance import DeviceCard, Provenance
 from dcnas_schema.search_log import SEARCH_LOG, ArchitectureRecord, Reachable, SearchMetadata
 from dcnas_schema.search_params import SearchSpec, SearchSupernetParams
 from dcnas_schema.seeds import derive_seed
 from dcnas_schema.space import PLACES
-from dcnas_search_supernet.bound import net_latency, reference_latency_ms, require_reachable, target_within
+from dcnas_search_supernet.bound import net_latency, reference_of, require_reachable, target_within
+from dcnas_search_supernet.ending import meet_target
 from dcnas_search_supernet.loop import Search, search
 from dcnas_training.architecture import Architecture
 from dcnas_training.checkpoints import CheckpointFolder
@@ -72,30 +73,30 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Target:
-    """The target, and where a net of the literature was timed for it that net's latency, in ms."""
+    """The target in ms, and the net of the literature that it is relative to, if any."""
 
     ms: float
-    reference_ms: float | None
+    reference: ReferenceTiming | None = None
 
-
-class _Reference(Record):
-    """What is kept of a timed net of the literature."""
-
-    net: str
-    ms: float
+    @property
+    def reference_ms(self) -> float | None:
+        """That net's latency."""
+        return None if self.reference is None else self.reference.measured_ms
 
 
 def search_job(job: Job, out: Path) -> None:
     """
     Search, going on from the newest checkpoint, and write `search.parquet` and `architecture.json` into `out`.
 
-    Of several processes that search together the leader alone writes, and times a net of the literature.
+    Of several processes that search together the leader alone writes.
 
     Raises:
-        BadInputError: The target is out of reach, the profile lacks a part of the space, or a split has less than a batch.
+        BadInputError: The target is out of reach, the profile lacks a part of the space or the net that the target is relative to, or a
+            split has less than a batch.
     """
     device = choose_device(job.settings.device, number=job.seat.local_rank)
     make_deterministic(device)
+    torch.backends.cudnn.allow_tf32 = True  # torch's default, said outright: fp32 convolutions of a GPU may run in TF32
     keep_freed_memory()
     with joined(job.seat, device) as team:
         _search_together(job, out, device, team)
@@ -105,7 +106,7 @@ def _search_together(job: Job, out: Path, device: torch.device, team: Team) -> N
     settings, spec = job.settings, job.settings.spec
     card = device_card(device)
     entries, profile = read_profile(job.profile)
-    require_space(entries, profile, spec.candidates)
+    require_space(entries, profile, spec.candidates, width_multiple=spec.width_multiple)
     predictor = Predictor.of(entries, profile)
     latency = net_latency(predictor, spec.kind, profile.setting)
     execution, form = choose_search_execution(device, settings.search_supernet)
@@ -119,7 +120,7 @@ def _search_together(job: Job, out: Path, device: torch.device, team: Team) -> N
         device=card,
     ).model_copy(update={"processes": team.size})
     folder = _checkpoint_folder(job, execution, form, provenance, team)
-    target = _target(job, profile, card, folder, latency, team)
+    target = _target(job.settings.spec, profile, latency)
     reachable = require_reachable(job.search, spec, latency, target.ms)
     run = _search(job, latency, target, execution, form, CheckpointFolder(folder), team)
     with device_lock(card, exclusive=False):  # whoever times this device waits for us, and we for them
@@ -207,29 +208,16 @@ def _require_batch(split: str, photos: int, batch_size: int) -> None:
         )
 
 
-def _target(
-    job: Job, profile: ProfileMetadata, card: DeviceCard, folder: Path, latency: NetLatency, team: Team
-) -> _Target:
-    """Return the target in ms; a reference net is timed once a run, and a resumed run keeps what was measured."""
-    target = job.settings.spec.target
+def _target(spec: SearchSpec, profile: ProfileMetadata, latency: NetLatency) -> _Target:
+    target = spec.target
     if target.ms is not None:
-        return _Target(ms=target.ms, reference_ms=None)
+        return _Target(ms=target.ms)
     if target.reach is not None:
-        return _Target(ms=target_within(target.reach, job.settings.spec, latency), reference_ms=None)
+        return _Target(ms=target_within(target.reach, spec, latency))
     assert target.relative is not None
     assert target.to is not None
-    name, path = target.to, folder / "reference.json"
-
-    def measure() -> dict[str, float]:
-        if path.is_file():
-            return {"ms": read_json_record(path, _Reference, remedy=f"delete {folder}").ms}
-        measured = reference_latency_ms(name, profile, card, scratch=job.scratch)
-        write_json_record(path, _Reference(net=name, ms=measured))
-        return {"ms": measured}
-
-    measured = team.from_leader(measure)
-    assert measured is not None
-    return _Target(ms=target.relative * measured["ms"], reference_ms=measured["ms"])
+    reference = reference_of(target.to, profile)
+    return _Target(ms=target.relative * reference.measured_ms, reference=reference)
 
 
 def _write(
@@ -243,7 +231,7 @@ def _write(
     reachable: Reach,
     provenance: Provenance,
 ) -> None:
-    spec, architecture = run.spec, run.architecture
+    spec, architecture, ending = run.spec, run.architecture, meet_target(run)
     metadata = SearchMetadata(
         search=job.search,
         seed=job.seed,
@@ -252,6 +240,9 @@ def _write(
         ops=spec.candidates,
         target_ms=target.ms,
         reference_ms=target.reference_ms,
+        reference_noise=() if target.reference is None else target.reference.noise,
+        met=ending.met,
+        switched=ending.switched,
         reachable=Reachable(least_ms=reachable.least_ms, greatest_ms=reachable.greatest_ms),
         setting=profile.setting,
         accuracy=next((one for one in profile.accuracy if one.kind == spec.kind), None),
@@ -273,9 +264,11 @@ def _write(
         ops=spec.candidates,
         log_alphas=_rows(architecture.log_alphas),
         log_betas=tuple(_row(log_beta) for log_beta in architecture.log_betas) or None,
-        widths=tuple(tuple(row) for row in run.net.widths()),
+        widths=ending.widths,
+        choices=ending.choices,
         target_ms=target.ms,
         reference_ms=target.reference_ms,
+        met=ending.met,
         provenance=provenance,
     )
     write_json_record(out / "architecture.json", record)

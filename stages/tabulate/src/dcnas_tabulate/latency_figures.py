@@ -266,7 +266,7 @@ def _use_handles(metadata: ProfileMetadata, theme: str) -> list[Line2D | Patch]:
     interval = f"{100 * fit.confidence:g} % prediction interval: {shares}"
     return [
         Line2D([], [], color=ink, lw=0.8, ls=":", label="right: errors of ±5 % and ±10 %"),
-        Line2D([], [], color=ink, ls="", marker="o", label="held out, with the 95 % interval of its median"),
+        Line2D([], [], color=ink, ls="", marker="o", label="held out, with its median's interval"),
         Line2D([], [], color=ink, ls="", marker="o", mfc="none", label=f"one of the {fit.fitted_on} nets of the fit"),
         Patch(color=ink, alpha=0.2, lw=0, label=interval),
     ]
@@ -342,7 +342,7 @@ def _curve_handles(metadata: ProfileMetadata, theme: str) -> list[Line2D | Patch
         label = f"hollow: no multiple of {plan.modulus}"
         handles.append(Line2D([], [], color=ink, ls="", marker="o", mfc="none", ms=5, label=label))
     handles += [
-        Line2D([], [], color=ink, ls="", marker="|", ms=9, label="95 % interval of the median"),
+        Line2D([], [], color=ink, ls="", marker="|", ms=9, label="interval of the median"),
         Line2D([], [], color=ink, ls="", marker="x", ms=7, mew=1.8, label="held out: not in the table"),
     ]
     return handles

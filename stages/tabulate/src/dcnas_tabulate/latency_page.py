@@ -132,10 +132,15 @@ def latency_section(result: LatencyResult, figures: Path) -> str:
 
 
 def noisy_banner(metadata: ProfileMetadata) -> str:
-    """Return the warning that everything made from a profile which failed its noise gate carries; empty where it passed."""
+    """Return the warning that everything made from a profile which failed its noise gate, or is not trusted, carries; else nothing."""
     failed = [check.name for check in metadata.gate.checks if not check.passed]
-    if not failed:
+    if not failed and metadata.gate.trusted:
         return ""
+    if not failed:
+        return (
+            f"NOT TRUSTED: the device does not tell of {'; '.join(metadata.gate.untold)}. The noise gate found nothing else, but nobody "
+            "knows what disturbed these latencies."
+        )
     return (
         f"NOISY: the noise gate did not pass ({'; '.join(failed)}). These latencies, and what is predicted from them, are not to be "
         "relied on; they were recorded because profile_latency.allow_noisy is set."
@@ -152,7 +157,7 @@ def _reading(metadata: ProfileMetadata) -> str:
 
 
 def _verdict(metadata: ProfileMetadata) -> str:
-    return "passed" if metadata.gate.passed else "NOT PASSED"
+    return metadata.gate.verdict
 
 
 def _accuracy_grid(metadata: ProfileMetadata) -> Grid:
@@ -271,9 +276,11 @@ def _protocol_items(metadata: ProfileMetadata) -> list[tuple[str, str]]:
     return [
         ("parts timed", where),
         ("samples", f"up to {protocol.rounds} rounds over {protocol.processes} processes that take turns"),
-        ("before each", f"{protocol.warm_calls} untimed calls; cache {protocol.cache}; clock {protocol.clock}"),
+        ("before each", f"{protocol.warm_calls} untimed calls; cache {metadata.setting.cache}; clock {protocol.clock}"),
         ("canary", f"reference {protocol.canary_reference_ms:.3g} ms, band {protocol.canary_band_pct:g} %"),
         ("rejected", rejected),
+        ("quiet moments", f"canary {protocol.session_slow_pct:.1f} % above its reference"),
+        ("intervals of medians", f"{100 * protocol.interval_confidence:.3g} %, which so many rounds attain"),
         ("slow moments", _LEVELLED if protocol.levelled else "left in the samples that were accepted"),
         ("duration", f"{protocol.seconds:.0f} s"),
     ]

@@ -118,7 +118,7 @@ def _predictor(profile: ProfileMetadata) -> str:
     formula = " (a formula: it says nothing of any machine)" if setting.runtime == "simulated" else ""
     items += [
         ("profile", f"{profile.device.name}{formula}: {made}"),
-        ("noise gate", "passed" if profile.gate.passed else "NOT PASSED"),
+        ("noise gate", profile.gate.verdict),
     ]
     return f"<h3>The latency predictor</h3>{list_html(items)}"
 

@@ -13,6 +13,13 @@ _COLUMNS = (
     *(Column(title=title, key="", reducer="label") for title in _WORDS),
     Column(title="Target (ms)", key="target_ms", reducer="genotype", pointer="target_ms"),
     Column(title="Predicted (ms)", key="predicted_ms", reducer="genotype_spread", pointer="predicted"),
+    Column(
+        title="Predicted off target (%)",
+        key="target_error_pct",
+        reducer="genotype",
+        pointer="target_error_pct",
+        decimals=1,
+    ),
     Column(title="Measured (ms)", key="measured_ms", reducer="genotype_spread", pointer="measured"),
     Column(
         title="Prediction off (%)",

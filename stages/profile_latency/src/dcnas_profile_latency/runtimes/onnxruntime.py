@@ -72,12 +72,21 @@ class OnnxRuntime:
         Return a session on the subject's model, with a normally distributed input.
 
         Raises:
+            BadInputError: The subject is a net of the literature, which comes from torch.
+
             UnfitEnvironmentError: The provider did not start, and the session would run on another.
         """
         setting = self._setting
+        if subject.reference is not None:
+            raise BadInputError(
+                f"Runtime onnxruntime does not time {subject.reference} here.",
+                remedy="set profile_latency.references: []",
+            )
         size = {"batch": setting.batch, "height": setting.height, "width": setting.width}
         model = build_onnx(subject, weights=random_weights(SEED), **size)
-        session = onnxruntime.InferenceSession(model.SerializeToString(), self._options(), providers=[self._provider])
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), self._options(), providers=[self._with_options()]
+        )
         if session.get_providers()[0] != self._provider:
             raise UnfitEnvironmentError(
                 f"ONNX Runtime's {self._provider} did not start; the session would run on {session.get_providers()[0]}.",
@@ -97,6 +106,11 @@ class OnnxRuntime:
 
     def release(self) -> None:
         """Keep nothing: a session frees all that it has."""
+
+    def _with_options(self) -> str | tuple[str, dict[str, str]]:
+        if self._provider != "CUDAExecutionProvider":
+            return self._provider
+        return self._provider, {"use_tf32": str(int(self._setting.tf32))}
 
     def _options(self) -> onnxruntime.SessionOptions:
         options = onnxruntime.SessionOptions()

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from dcnas_latency.rig import Subject
 from dcnas_latency.timers import Cache, Program, Timer, choose_timer
 from dcnas_nets.blocks import build_part, part_inputs
+from dcnas_nets.photo_nets import build_photo_net
 from dcnas_nets.space import SpaceNet
 from dcnas_profile_latency.runtimes import DeviceKind
 from dcnas_schema.latency import LatencySetting, Runtime
+from dcnas_schema.photo_models import BaselineSpec
 
 SEED = 0
 """Of inputs; time does not depend on their values."""
@@ -65,6 +67,7 @@ class TorchEager:
         self.device = torch.device(device_kind)
         self.clock = "wall" if device_kind == "cpu" else "cuda_events"
         torch.set_num_threads(setting.threads)
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = setting.tf32, False
 
     def available(self) -> str | None:
         """Return why this machine cannot run it; `None` where it can."""
@@ -84,6 +87,8 @@ class TorchEager:
             _cast_weights(module)
         module = module.to(self.device).to(memory_format=memory_format)
         inputs = tuple(x.contiguous(memory_format=memory_format) for x in self._inputs(subject))
+        if subject.reference is not None:
+            return TorchProgram(module=module, inputs=inputs)
         if isinstance(module, SpaceNet):
             return TorchNet(module=module, inputs=inputs)
         return TorchPart(module=module, inputs=inputs)
@@ -105,6 +110,11 @@ class TorchEager:
             torch.cuda.empty_cache()
 
     def _module(self, subject: Subject) -> nn.Module:
+        if subject.reference is not None:
+            spec = BaselineSpec(kind=subject.reference)
+            net = build_photo_net(spec, genotype=None, classes=self.setting.classes, seed=SEED)
+            _fill(net)
+            return net
         # Random weights are most of what making a net costs, and time does not depend on them.
         with torch.device("meta"):
             if subject.kind is None:
@@ -118,7 +128,7 @@ class TorchEager:
 
     def _inputs(self, subject: Subject) -> tuple[Tensor, ...]:
         setting = self.setting
-        if subject.kind is not None:
+        if subject.kind is not None or subject.reference is not None:
             generator = torch.Generator().manual_seed(SEED)
             shape = (setting.batch, 3, setting.height, setting.width)
             return (torch.randn(shape, generator=generator).to(self.device),)
