@@ -65,3 +65,13 @@ def test_damaged_weights_end_with_what_that_process_said(question: Question, cap
     ):
         measured_latency(question, ask)
     assert "weights.safetensors" in capfd.readouterr().err
+
+
+def test_the_papers_unsynchronised_figure_is_taken_where_it_is_asked_for(question: Question) -> None:
+    """A third figure beside the others, so that published tables can be compared like with like; else there is none."""
+    asked = question.params.model_copy(update={"unsynchronised": True})
+    found = measured_latency(question.model_copy(update={"params": asked}), None)
+    assert found.unsynchronised_ms is not None
+    assert 0.2 * found.median_ms < found.unsynchronised_ms < 20 * found.median_ms
+    assert measured_latency(question, None).unsynchronised_ms is None
+    assert (found.cache, found.tf32) == ("warm", False)

@@ -72,7 +72,7 @@ def test_a_system_that_does_not_tell_gives_nothing(machine: Callable[..., None])
 
 def test_a_system_without_proc_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A missing /proc/stat is no error."""
-    monkeypatch.setattr(bystanders, "Path", lambda name: tmp_path / name.lstrip("/"))
+    monkeypatch.setattr(bystanders, "_STAT", tmp_path / "stat")
     assert bystanders._busy_s() is None
 
 

@@ -131,7 +131,10 @@ def test_the_reference_is_the_best_of_the_session() -> None:
 
 @pytest.mark.parametrize(
     ("spoilt", "reason"),
-    [({"page_faults": 3}, "page faults"), ({"run_delay_ms": 0.2}, "run delay")],
+    [
+        ({"page_faults": 3}, "page faults"),
+        ({"run_delay_ms": 0.2}, "run delay"),
+    ],
     ids=["faults", "waiting"],
 )
 def test_what_the_system_counts_rejects_a_sample(spoilt: dict[str, Any], reason: str) -> None:
@@ -165,7 +168,7 @@ def kept_in(folder: Path, best_ms: float | None = None, op: str = "script") -> C
         return CanaryStore(folder=folder, fingerprint="f", runtime="torch_eager", threads=1, op=asked)
 
     if best_ms is not None:
-        store_of(op).learn([best_ms] * 20)
+        store_of(op).learn([best_ms] * 100)
     return store_of
 
 
@@ -282,7 +285,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MeasuredCall]:
 
         monkeypatch.setattr(call, "Watch", FakeWatch)
         monkeypatch.setattr(call, "Bystanders", FakeBystanders)
-        monkeypatch.setattr(call, "choose_timer", lambda _device: machine)
+        monkeypatch.setattr(call, "choose_timer", lambda _device, **_: machine)
         monkeypatch.setattr(call, "choose_canary", lambda _device, **_: machine.canary)
         monkeypatch.setattr(call, "time", SimpleNamespace(monotonic=clock, sleep=sleep))
         plan = CallPlan(warmup=0, repeats=5, canary_band_pct=15.0)

@@ -10,7 +10,7 @@ import torch
 
 from dcnas_harness.errors import CorruptArtefactError, ExitCode
 from dcnas_latency import canary as canary_module
-from dcnas_latency.canary import Canary, CanaryReference, CanaryStore, choose_canary
+from dcnas_latency.canary import Canary, CanaryStore, choose_canary, state_folder
 from dcnas_latency.timers import Program, Sample
 
 
@@ -21,8 +21,8 @@ def store(tmp_path: Path) -> CanaryStore:
 
 
 def session(*, best: float, rest: float = 9.0) -> list[float]:
-    """Return forty times of which two, its 5 %, are at most `best`."""
-    return [rest] * 20 + [best, best / 2] + [rest] * 18
+    """Return 201 times of which eleven, its 5 %, are at most `best`."""
+    return [best / 2] * 10 + [best] + [rest] * 190
 
 
 class Log:
@@ -128,7 +128,7 @@ def test_a_new_machine_has_no_reference(store: CanaryStore) -> None:
 
 def test_the_quiet_time_of_a_session_is_its_fifth_percentile(store: CanaryStore) -> None:
     """A few lucky samples of a hundred do not set the reference; what is kept is what is returned."""
-    learnt = store.learn([1.0] * 3 + session(best=2.0)[3:])
+    learnt = store.learn(session(best=2.0))
     assert learnt.best_ms == pytest.approx(2.0)
     assert store.read() == learnt
 

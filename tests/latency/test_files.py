@@ -321,9 +321,7 @@ class Old(RootModel[dict[str, Any]]):
 
 
 @pytest.mark.parametrize(("version", "age"), [(1, "an earlier"), (3, "an earlier"), (5, "a later")])
-def test_a_profile_of_another_version_is_refused(
-    path: Path, metadata: ProfileMetadata, version: int, age: str
-) -> None:
+def test_a_profile_of_another_version_is_refused(path: Path, metadata: ProfileMetadata, version: int, age: str) -> None:
     """The message says which version it is, and nothing of the many fields that it lacks."""
     old = {**json.loads(metadata.model_dump_json()), "version": version}
     del old["setting"]

@@ -18,6 +18,7 @@ from dcnas_latency.gate import (
     build_gate,
     describe,
     drift_of,
+    judged_anew,
     require_passed,
 )
 from dcnas_latency.profile import NetSample, Profile, Profiler
@@ -32,10 +33,12 @@ from dcnas_schema.sampling import random_genotype
 from dcnas_schema.space import OP_SETS
 
 SMOKE = Path(__file__).resolve().parents[2] / "presets/smoke.yaml"
-BUILDS, ACCEPTED, DRIFT, OTHERS, PREDICTOR, PLAN, THROTTLE, STRANGERS, CLOCK = (
+BUILDS, ACCEPTED, USED_ALL, DRIFT, SLOW, OTHERS, PREDICTOR, PLAN, THROTTLE, STRANGERS, CLOCK = (
     "two interleaved builds differ by (median entry)",
     "samples accepted, at least",
+    "entries made of rejected samples too",
     "drift from the first third of the rounds to the last",
+    "reference op slower than on this machine's good days, even in quiet moments, by",
     "processor time taken by other programs",
     "mean error of the predictor on held-out nets (worst kind)",
     "mean error of the table at held-out widths",
@@ -178,7 +181,7 @@ def test_the_figures_of_a_calm_device_are_small(calm: Profile) -> None:
     """Nothing but noise: all checks pass, everything was accepted, and the figures are those of the noise."""
     gate = gate_of(calm)
     assert gate.passed
-    assert [check.name for check in gate.checks] == [BUILDS, ACCEPTED, DRIFT, OTHERS, PREDICTOR, PLAN]
+    assert [check.name for check in gate.checks] == [BUILDS, ACCEPTED, USED_ALL, DRIFT, SLOW, OTHERS, PREDICTOR, PLAN]
     assert found(gate, ACCEPTED).value == 100.0
     assert 0 < (found(gate, BUILDS).value or 0) < 1.0
     assert 0 < (found(gate, DRIFT).value or 0) < 1.0
@@ -368,13 +371,62 @@ def test_the_clock_counts_only_while_samples_are_taken(calm: Profile) -> None:
     assert failed(gate) == set()
 
 
-def test_a_gpu_that_tells_nothing_does_not_pass(calm: Profile) -> None:
-    """Without NVML nobody knows whether the card was throttled or shared: three checks have no figure, and say why and what to do."""
+def test_a_gpu_that_tells_nothing_passes_and_is_not_trusted(calm: Profile) -> None:
+    """Without NVML the events still work: the gate stays open, three checks say that nobody told, and the verdict carries it."""
     gate = gate_of(calm, cuda=True, states=[QUIET, QUIET, QUIET])
-    assert failed(gate) == {THROTTLE, STRANGERS, CLOCK}
+    assert (gate.passed, gate.trusted, gate.untold) == (True, False, (THROTTLE, STRANGERS, CLOCK))
+    assert "NOT TRUSTED" in gate.verdict
     for name in (THROTTLE, STRANGERS, CLOCK):
         assert (found(gate, name).value, found(gate, name).reason) == (None, "NVML does not tell")
         assert "nvidia-ml-py" in found(gate, name).remedy
+
+
+def test_a_host_that_tells_nothing_is_treated_alike(calm: Profile) -> None:
+    """A system without /proc is no reason to refuse, nor one to trust."""
+    gate = gate_of(calm, others=None)
+    assert (gate.passed, gate.trusted, gate.untold) == (True, False, (OTHERS,))
+    assert (gate_of(calm).trusted, gate_of(calm).verdict) == (True, "passed")
+
+
+def test_a_clock_that_nobody_looked_at_while_timed_does_not_pass(calm: Profile) -> None:
+    """A card that tells its clock, but at no moment that was timed: that is no silence of the machine."""
+    gate = gate_of(calm, cuda=True, states=[gpu(), gpu()])
+    assert failed(gate) == {CLOCK}
+    assert found(gate, CLOCK).told
+
+
+@pytest.mark.parametrize(("kept", "share"), [(10, 0.0), (9, 100.0)])
+def test_entries_made_of_rejected_samples_close_the_gate(calm: Profile, kept: int, share: float) -> None:
+    """Where fewer than half of an entry's samples were accepted all of them make it, and the gate must not call that accepted."""
+    summaries = [replace(summary, raw=20, kept=kept) for summary in calm.summaries]
+    gate = build_gate(
+        summaries=summaries,
+        samples=calm.net_samples,
+        rejected=calm.rejected,
+        accuracy=calm.accuracy,
+        plan=calm.plan,
+        conditions=Conditions(states=[], timed=[], others_share=0.0, cuda=False),
+        limits=LIMITS.model_copy(update={"accepted_pct": 25.0}),
+        allow_noisy=False,
+    )
+    assert found(gate, USED_ALL).value == share
+    assert failed(gate) == ({USED_ALL} if share else set())
+
+
+def test_a_machine_that_is_slow_throughout_closes_the_gate(calm: Profile) -> None:
+    """Steady, but even in its quiet moments slower than on its good days: a table that later measurements will not meet."""
+    gate = gate_of(calm, session_slow_pct=12.0)
+    assert failed(gate) == {SLOW}
+    assert found(gate, SLOW).value == 12.0
+
+
+def test_a_stored_gate_is_judged_by_the_limits_of_today(calm: Profile) -> None:
+    """Figures stay, limits and verdict are new; what no parameter limits, or has no figure, stays as it was."""
+    gate = gate_of(calm, others=0.04, cuda=True, states=[gpu(), gpu(throttle_reasons=0x8), gpu(), gpu()])
+    strict = judged_anew(gate, LIMITS.model_copy(update={"others_pct": 3.0, "accepted_pct": 100.0}), allow_noisy=False)
+    assert failed(strict) == {OTHERS, THROTTLE}
+    assert (found(strict, OTHERS).value, found(strict, OTHERS).limit) == (pytest.approx(4.0), 3.0)
+    assert judged_anew(strict, LIMITS, allow_noisy=False) == gate
 
 
 @pytest.mark.parametrize(("used_gb", "passed"), [(0.6, True), (1.5, True), (7.0, False)])

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from dcnas_latency.packing import whole_net
-from dcnas_latency.predictor import Predictor, accuracy_of, calibrate
+from dcnas_latency.predictor import Predictor, accuracy_of, calibrate, student_quantile
 from dcnas_latency.simulated import Law, part_ms
 from dcnas_latency.table import LatencyKeyMissingError, LookupTable
 from dcnas_schema.genotype import Genotype, parts_of, uniform_genotype
@@ -239,3 +239,48 @@ def test_nets_that_cannot_be_ranked_have_no_correlation(nets: int) -> None:
     """One net, or nets that are all alike, give 0 rather than no number."""
     found: Any = accuracy_of("c_nas", [timing(10.0, 10.0)] * nets)
     assert (found.spearman, found.kendall) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 14, 48])
+@pytest.mark.parametrize("probability", [0.5, 0.75, 0.9, 0.975, 0.995])
+def test_students_quantile_is_scipys(freedom: int, probability: float) -> None:
+    """Without SciPy an edge box gets the same intervals."""
+    assert student_quantile(probability, freedom) == pytest.approx(
+        stats.t.ppf(probability, freedom), rel=1e-9, abs=1e-9
+    )
+
+
+def test_a_net_far_from_those_that_were_fitted_is_predicted_less_surely() -> None:
+    """The half-width at any sum is that of least squares on relative errors, worked out here from the fit's own normal matrix."""
+    sums, measured = drawn(random(), 10, 0.01)
+    fit, x = fitted(sums, measured), sums["c_nas"]
+    line = fit.scale["c_nas"] * x + fit.overhead_ms["c_nas"]
+    design = np.stack([x / line, 1 / line], axis=1)
+    part = parts_of("c_nas", GENOTYPE, height=64, width=64, classes=10)[0]
+    halves = {}
+    for total in (5.0, 25.0, 120.0):
+        found = Predictor(LookupTable({part: total}, modulus=8), fit).predict("c_nas", [part])
+        row = np.array([total, 1.0]) / found.ms
+        h = row @ np.linalg.inv(design.T @ design) @ row
+        halves[total] = 100 * (found.high_ms / found.ms - 1)
+        assert halves[total] == pytest.approx(fit.spread_pct["c_nas"] * np.sqrt(1 + h) * stats.t.ppf(0.975, 8))
+    assert halves[25.0] < fit.interval_pct["c_nas"] < halves[5.0]
+
+
+def test_the_interval_of_a_machine_that_was_slow_reaches_down_to_its_good_days() -> None:
+    """What was taken in a slow phase may later be measured as much faster: the lower end says so, the prediction does not move."""
+    parts = parts_of("c_nas", GENOTYPE, height=64, width=64, classes=10)
+    table, fit = LookupTable(dict.fromkeys(parts, 0.25), modulus=8), fitted(*drawn(random(), 10, 0.01))
+    calm, slow = (Predictor(table, fit, session_slow_pct=pct).predict("c_nas", parts) for pct in (0.0, 25.0))
+    assert (slow.ms, slow.high_ms) == (calm.ms, calm.high_ms)
+    assert slow.low_ms == pytest.approx(calm.low_ms / 1.25)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_line_is_positive_at_every_net_that_was_fitted(seed: int) -> None:
+    """However wild three or four nets are, no latency is predicted that cannot be."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    x = generator.uniform(1, 40, 3 + seed % 2)
+    y = np.exp(generator.normal(0, 3, len(x)))
+    fit = fitted({"c_nas": x}, {"c_nas": y})
+    assert (fit.scale["c_nas"] * x + fit.overhead_ms["c_nas"] > 0).all()

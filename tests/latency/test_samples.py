@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dcnas_latency.rig import RigSample
-from dcnas_latency.samples import Summary, rejection, summarise
+from dcnas_latency.samples import Summary, attained_confidence, rejection, summarise
 
 REFERENCE_MS, BAND_PCT = 1.0, 10.0
 TRUE_MS = 5.0
@@ -146,3 +146,28 @@ def test_one_sample_makes_a_figure_without_a_spread() -> None:
     summary = summary_of(np.full((1, 1, 1), TRUE_MS))
     assert summary.low_ms == summary.median_ms == summary.high_ms == summary.min_ms == TRUE_MS
     assert summary.mad_ms == 0.0
+
+
+@pytest.mark.parametrize(("rounds", "level"), [(1, 0.5), (3, 0.75), (4, 0.875), (5, 0.9375), (6, 0.95), (40, 0.95)])
+def test_few_rounds_attain_less_than_their_intervals_name(rounds: int, level: float) -> None:
+    """Between the least and the greatest of n lies the true median with 1 - 2^(1 - n): 95 % takes six rounds."""
+    assert attained_confidence(rounds) == pytest.approx(level)
+
+
+@pytest.mark.parametrize(("hidden", "reason"), [(None, None), (True, None), (False, "launches not hidden")])
+def test_a_gpu_that_waited_for_launches_gave_no_time_of_its_own(hidden: bool | None, reason: str | None) -> None:
+    """What events measured then holds gaps between launches; off CUDA there is no such thing."""
+    one = RigSample(
+        subject=0,
+        build=0,
+        round=0,
+        total_ms=1.0,
+        part_ms=(),
+        canary_ms=1.0,
+        page_faults=0,
+        run_delay_ms=None,
+        wall_ms=1.0,
+        enqueue_ms=None,
+        launches_hidden=hidden,
+    )
+    assert rejection(one, reference_ms=1.0, band_pct=10.0) == reason

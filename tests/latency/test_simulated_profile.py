@@ -1,6 +1,6 @@
 """The whole profiler against a device whose truth is known: predictions, alignment, rejection, and going on after an interruption."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_latency.canary import session_best
 from dcnas_latency.predictor import accuracy_by_depth
 from dcnas_latency.profile import NetSample, Profile, Profiler
@@ -367,3 +368,51 @@ def test_a_damaged_stored_round_is_measured_again(tmp_path: Path, text: str) -> 
     assert store.read("final", 0, 1) is None
     assert store.read("final", 1, 1) is None
     assert SampleStore(folder=None).read("final", 0, 1) is None
+
+
+@dataclass(kw_only=True, slots=True)
+class WithReferences(SimulatedRig):
+    """A simulated device that knows a net of the literature too, whose builds differ."""
+
+    reference_ms: float = 7.0
+    reference_bias: float = 0.0
+
+    def load(self, subjects: Sequence[Subject]) -> None:
+        """Take `subjects`."""
+        self.subjects = subjects
+
+    def sample(self, build: int, *, round: int, marked: bool, order: Sequence[int]) -> list[RigSample]:
+        """Return samples by the law, and the net's own time."""
+        # not super(): a dataclass with slots is made anew, and super() would look in the class from before
+        found = SimulatedRig.sample(self, build, round=round, marked=marked, order=order)
+        own = self.reference_ms * (1 + self.reference_bias * build)
+        return [s if self.subjects[s.subject].reference is None else replace(s, total_ms=own) for s in found]
+
+
+@pytest.mark.parametrize(("bias", "noise"), [(0.0, ()), (0.2, ("two builds differ by more than 5 %",))])
+def test_a_net_of_the_literature_is_timed_with_the_table(bias: float, noise: tuple[str, ...]) -> None:
+    """In the same rounds and builds, levelled alike; its doubts stand with it, and it tests no predictor and enters no fit."""
+    rig = WithReferences(law=Law(modulus_gain=0.0, noise=0.001), reference_bias=bias)
+    section = params({"ops": 4, "references": ("resnet18",), "generations": 1})
+    found = profiled(rig, section)
+    (reference,) = found.references
+    assert (reference.net, reference.noise) == ("resnet18", noise)
+    assert reference.measured_ms == pytest.approx(7.0 * (1 + bias / 2), rel=0.02)
+    assert reference.raw == reference.kept == section.rounds * section.builds
+    assert all(net.kind in NET_KINDS for net in found.nets)
+    assert len(found.nets) == 3 * (section.fit_nets + section.held_out_nets)
+
+
+def test_a_formula_times_no_net_of_the_literature() -> None:
+    """Its law knows parts alone: nothing is made up."""
+    with pytest.raises(UnfitEnvironmentError, match="references"):
+        profiled(SimulatedRig(law=Law()), params({"ops": 4, "references": ("resnet18",), "generations": 1}))
+
+
+def test_a_machine_slow_throughout_is_told_by_its_canary() -> None:
+    """How far the quiet canary is above what this machine can do, and what level the intervals of so few rounds attain."""
+    section = params({"ops": 4, "generations": 1, "rounds": 3})
+    found = profiled(SimulatedRig(law=Law(modulus_gain=0.0)), section, learn=lambda times: min(times) / 1.2)
+    assert found.session_slow_pct == pytest.approx(20.0)
+    assert found.interval_confidence == 0.75
+    assert profiled(SimulatedRig(law=Law(modulus_gain=0.0)), section).session_slow_pct == 0.0

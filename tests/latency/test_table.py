@@ -47,7 +47,7 @@ def test_each_alignment_class_is_interpolated_on_its_own(width: int, ms: float) 
     assert table({32: 1.0, 64: 2.0, 40: 3.0, 56: 5.0}).lookup(Part(KEY, width)) == pytest.approx(ms)
 
 
-@pytest.mark.parametrize(("width", "ms"), [(128, 2.0), (72, 2.0), (129, 3.0), (192, 3.0), (200, 4.0), (64, 2.0)])
+@pytest.mark.parametrize(("width", "ms"), [(128, 2.0), (72, 2.0), (129, 3.0), (192, 3.0), (200, 4.0)])
 def test_every_width_of_a_step_has_its_latency(width: int, ms: float) -> None:
     """On a staircase of 64 a width counts as its step: those not measured lie between their neighbours, two of one have their mean."""
     stairs = LookupTable({Part(KEY, 128): 1.9, Part(KEY, 72): 2.1, Part(KEY, 256): 4.0}, modulus=64, stairs=True)

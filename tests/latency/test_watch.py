@@ -2,7 +2,6 @@
 
 import os
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import pynvml
@@ -11,7 +10,7 @@ import torch
 
 from dcnas_harness.errors import ExitCode, UnfitEnvironmentError
 from dcnas_latency.seen import summarise, throttled, unknown_bits
-from dcnas_latency.watch import Watch, foreign_processes, foreign_processes_before_context, processes_now
+from dcnas_latency.watch import Watch, foreign_processes_before_context
 from dcnas_schema.provenance import DeviceState
 
 CUDA = torch.device("cuda", 0)
@@ -108,40 +107,36 @@ def test_a_gpu_is_looked_at_all_along(quiet: Any) -> None:
 
 
 def test_throttling_between_the_ends_is_seen(quiet: Any) -> None:
-    """Bits that stand during one poll only reject the unit in which they stood, and not the next."""
+    """Bits that stand during one poll only are seen."""
     with Watch(CUDA, hertz=500) as watch:
         quiet.answers[REASONS] = 0x40
         wait_for_looks(watch, 2)
         quiet.answers[REASONS] = 0x1
-        assert watch.take().throttled == ("hardware thermal slowdown",)
-        assert watch.take().throttled == ()
     assert watch.seen().throttled == ("hardware thermal slowdown",)
 
 
 def test_throttling_between_two_polls_is_seen_by_the_counters(quiet: Any) -> None:
-    """Without any poll in between, a counter that rose within a unit rejects it, and that unit alone."""
+    """Without any poll in between, a counter that rose tells."""
     with Watch(CUDA, hertz=0.01) as watch:
-        assert watch.take().throttled == ()
+        assert watch.seen().throttled == ()
         quiet.counters[74] += 1
-        assert watch.take().throttled == ("counter sw_power_cap rose",)
-        assert watch.take().throttled == ()
+    assert watch.seen().throttled == ("counter sw_power_cap rose",)
 
 
 def test_falling_clocks_are_seen(quiet: Any) -> None:
-    """The spread of a unit is that of its own polls, those at both ends included."""
+    """The spread is that of all polls, those at both ends included."""
     with Watch(CUDA, hertz=0.01) as watch:
-        assert watch.take().clock_spread_pct == 0
+        assert watch.seen().clock_spread_pct == 0
         quiet.answers["nvmlDeviceGetClockInfo"] = {pynvml.NVML_CLOCK_SM: 1584, pynvml.NVML_CLOCK_MEM: 2619}
-        assert watch.take().sm_clock_mhz == (1584, 1782, 1980)
-        assert watch.take().clock_spread_pct == 0
+    assert watch.seen().sm_clock_mhz == (1584, 1782, 1980)
 
 
 def test_a_process_that_appears_midway_is_seen(quiet: Any) -> None:
     """A second process counts, whatever its id; ours never does."""
     with Watch(CUDA, hertz=0.01) as watch:
-        assert watch.take().other_processes == 0
+        assert watch.seen().other_processes == 0
         quiet.answers[PROCESSES] = quiet.processes(11, os.getpid())
-        assert watch.take().other_processes == 1
+    assert watch.seen().other_processes == 1
 
 
 def test_an_unknown_bit_is_recorded_and_warned_of_once(quiet: Any) -> None:
@@ -149,35 +144,28 @@ def test_an_unknown_bit_is_recorded_and_warned_of_once(quiet: Any) -> None:
     quiet.answers[REASONS] = 0x800
 
     def work() -> Watch:
-        with Watch(CUDA, hertz=0.01) as watch:
-            assert watch.take().throttled == ()
-            watch.take()
+        with Watch(CUDA, hertz=500) as watch:
+            wait_for_looks(watch, 3)
         return watch
 
     with pytest.warns(UserWarning, match="0x800") as warned:
         watch = work()
     assert len(warned) == 1
-    assert watch.seen().bits == 0x800
+    assert (watch.seen().bits, watch.seen().throttled) == (0x800, ())
 
 
-@pytest.mark.parametrize("takes", [True, False])
-def test_a_gpu_lost_midway_ends_the_work(quiet: Any, takes: bool) -> None:
-    """What only the side thread met reaches the one who measures, at the next `take` or at the end, with exit code 3."""
-    reached = []
+def test_a_gpu_lost_midway_ends_the_work(quiet: Any) -> None:
+    """What only the side thread met reaches the one who measures at the end, with exit code 3."""
 
     def work() -> None:
-        with Watch(CUDA, hertz=500) as watch:
+        with Watch(CUDA, hertz=500):
             quiet.failing[REASONS] = pynvml.NVML_ERROR_GPU_IS_LOST
             time.sleep(0.05)
             quiet.failing.clear()
-            if takes:
-                watch.take()
-            reached.append("end")
 
     with pytest.raises(UnfitEnvironmentError) as raised:
         work()
     assert raised.value.exit_code == ExitCode.UNFIT_ENVIRONMENT
-    assert reached == ([] if takes else ["end"])
 
 
 def test_an_error_of_the_block_is_not_covered_up(quiet: Any) -> None:
@@ -196,22 +184,9 @@ def test_a_device_without_nvml_is_watched_in_vain_but_in_peace(quiet: Any) -> No
     """Without the library every state says so and nothing is rejected."""
     quiet.failing["nvmlInit"] = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
     with Watch(CUDA, hertz=500) as watch:
-        assert watch.take().throttled == ()
+        wait_for_looks(watch, 2)
+    assert watch.seen().throttled == ()
     assert all("nvml" in state.absent for _, state in watch.states)
-
-
-def test_thinned_states_keep_ends_and_events(quiet: Any) -> None:
-    """Of many alike few are kept; a change of reasons or of processes always is."""
-    with Watch(CUDA, hertz=0.01) as watch:
-        for bits in [0, 0, 0, 0x4, 0x4, 0, 0]:
-            quiet.answers[REASONS] = bits
-            watch.take()
-        quiet.answers[PROCESSES] = quiet.processes(11, 12)
-        watch.take()
-    kept = watch.thinned(3600)
-    assert [state.throttle_reasons for _, state in kept] == [0, 4, 0, 0, 0]
-    assert [state.compute_processes for _, state in kept] == [1, 1, 1, 2, 2]
-    assert watch.thinned(0) == tuple(watch.states)
 
 
 def test_strangers_are_counted_before_our_context(nvml: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,32 +244,3 @@ def test_a_list_that_nvml_withholds_has_its_reason(nvml: Any, monkeypatch: pytes
     before = foreign_processes_before_context(0)
     assert (before.processes, before.used_memory_gb) == (None, 1.5)
     assert before.absent["processes"] == str(pynvml.NVMLError(pynvml.NVML_ERROR_NO_PERMISSION))
-    assert processes_now(CUDA) is None
-
-
-def test_the_processes_of_now_are_nvmls(nvml: Any) -> None:
-    """The ids are those that NVML gives."""
-    nvml.answers[PROCESSES] = [SimpleNamespace(pid=5)]
-    assert processes_now(CUDA) == {5}
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "foreign"),
-    [
-        (set(), {900}, 0),  # the one that came is ours, though its id is the host's
-        ({1}, {1, 900}, 1),
-        ({1}, {900}, 0),  # who was there has gone
-        (set(), {900, 901}, 1),
-        (set(), set(), None),  # the container hides even ours
-        ({1}, {1}, None),
-        (None, {900}, None),
-        (set(), None, None),
-    ],
-)
-def test_strangers_are_told_by_sets_never_by_our_own_id(
-    before: set[int] | None, now: set[int] | None, foreign: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ids are the host's inside a container, so only who came when is compared; our own id is not even asked."""
-    monkeypatch.delattr(os, "getpid")
-    sets = [None if ids is None else frozenset(ids) for ids in (before, now)]
-    assert foreign_processes(*sets) == foreign

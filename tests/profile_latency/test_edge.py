@@ -1,5 +1,6 @@
 """Profiling a device on its own: what its options become, which are refused, and the file that goes home."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from dcnas_harness.errors import BadInputError, CorruptArtefactError, ExitCode, UnfitEnvironmentError
 from dcnas_harness.process import exclusive_run
 from dcnas_latency.files import read_profile
+from dcnas_profile_latency import edge
 from dcnas_profile_latency.command import parser, run
-from dcnas_profile_latency.edge import Request, profile_this_device, settings_of, show
+from dcnas_profile_latency.edge import Request, default_name, profile_this_device, settings_of, show
 from dcnas_schema.params import load_params
 
 
@@ -71,7 +73,7 @@ def test_the_plan_is_that_of_the_paper_preset(request_of: Callable[..., Request]
     """What the options do not say is measured as in the pipeline, but for the number of nets to fit."""
     theirs = load_params(project / "presets/paper.yaml").profile_latency
     ours = settings_of(request_of()).profile_latency
-    optional = {"runtime", "provider", "batch", "image_size", "classes", "precision", "memory_format"}
+    optional = {"runtime", "provider", "batch", "image_size", "classes", "precision", "memory_format", "references"}
     chosen = optional | {"rounds", "fit_nets", "held_out_nets", "allow_noisy"}
     assert ours.model_dump(exclude=chosen) == theirs.model_dump(exclude=chosen)
 
@@ -184,3 +186,62 @@ def test_the_command_exits_with_the_code_of_what_went_wrong(in_process: Callable
     assert done.returncode == ExitCode.BAD_INPUT
     assert "profile_latency.rounds = 2" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Canary references go to a folder of the test."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("DCNAS_STATE_DIR", str(folder))
+    return folder
+
+
+def test_a_profile_is_named_by_device_and_setting(request_of: Callable[..., Request]) -> None:
+    """So that the second device's does not fall on the first's."""
+    assert default_name(settings_of(request_of())) == "simulated-device-simulated-fp32-batch1-32px-warm.parquet"
+    assert "batch7-64px" in default_name(settings_of(request_of(batch=7, image_size=64)))
+
+
+@pytest.mark.parametrize("changes", [{"batch": 2}, {"runtime": "torch_eager"}])
+def test_another_profile_is_not_written_over(
+    request_of: Callable[..., Request], made: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """The file that is there is of another setting or device: refused before anything is measured, and left as it is."""
+    out = Path(shutil.copyfile(made, tmp_path / "profile.parquet"))
+    with pytest.raises(BadInputError, match="is there already, the profile of simulated device") as caught:
+        profile_this_device(request_of(out=out, **changes))
+    assert "--out" in str(caught.value)
+    assert out.read_bytes() == made.read_bytes()
+
+
+def test_what_is_no_profile_is_not_written_over(request_of: Callable[..., Request], tmp_path: Path) -> None:
+    """Somebody's notes are not ours to replace."""
+    out = tmp_path / "profile.parquet"
+    out.write_text("mine")
+    with pytest.raises(BadInputError, match="no latency profile of this version"):
+        profile_this_device(request_of(out=out))
+    assert out.read_text() == "mine"
+
+
+def test_all_profiles_of_a_user_share_what_the_machine_can_do(
+    request_of: Callable[..., Request], tmp_path: Path, own_state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever a profile is written, the canary's good days are those of this machine."""
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        edge, "profile_job", lambda _settings, _out, _scratch, canary_folder: asked.append(canary_folder)
+    )
+    monkeypatch.setattr(edge, "print_summary", lambda *_: None)
+    for name in ("a", "b"):
+        profile_this_device(request_of(out=tmp_path / name / "profile.parquet"))
+    assert asked == [own_state / "canary"] * 2
+
+
+def test_reference_nets_are_options(request_of: Callable[..., Request]) -> None:
+    """Given once or more on the command line, they reach the parameters; one that is unknown is named."""
+    words = ["--reference", "resnet18", "--reference", "mobilenet_v2"]
+    assert parser("dcnas-profile").parse_args(words).reference == ["resnet18", "mobilenet_v2"]
+    section = settings_of(request_of(runtime="torch_eager", reference=("resnet18",))).profile_latency
+    assert section.references == ("resnet18",)
+    with pytest.raises(BadInputError, match="vgg"):
+        settings_of(request_of(runtime="torch_eager", reference=("vgg",)))

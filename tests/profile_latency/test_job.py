@@ -440,3 +440,74 @@ def test_the_device_is_locked_before_anything_starts_on_it(
     with pytest.raises(KeyboardInterrupt):
         profile(real)
     assert log == ["lock cpu", "start", "end", "unlock"]
+
+
+def test_a_file_is_judged_by_the_limits_of_here(
+    ask: Ask, foreign: Path, profile: Callable[..., ProfileMetadata], tmp_path: Path
+) -> None:
+    """What its own limits let pass is refused where these do not; with noise allowed the written file says so."""
+    strict = {"source": "file", "file": str(foreign), "limits.mape_pct": 1e-6}
+    assert read_profile(foreign)[1].gate.passed
+    with pytest.raises(UnfitEnvironmentError, match="mean error of the predictor"):
+        profile(ask(**strict, allow_noisy=False))
+    told = profile(ask(**strict, allow_noisy=True))
+    assert not told.gate.passed
+    assert read_profile(tmp_path / "profile.parquet") == (read_profile(foreign)[0], told)
+
+
+def test_a_file_without_the_reference_net_is_refused(
+    ask: Ask, foreign: Path, profile: Callable[..., ProfileMetadata]
+) -> None:
+    """A relative target would lack its figure: the net is named, and how the other device gives it."""
+    with pytest.raises(BadInputError, match="does not hold the latency of resnet18") as caught:
+        profile(ask(source="file", file=str(foreign), references=["resnet18"]))
+    assert "--reference resnet18" in str(caught.value)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "simulated"])
+def test_references_need_a_runtime_of_torch(ask: Ask, runtime: str) -> None:
+    """Only torch builds them: the parameter and the runtime are named before anything is measured."""
+    with pytest.raises((BadInputError, ValueError), match=f"references are timed by torch, and runtime is {runtime}"):
+        ask(runtime=runtime, references=["resnet18"])
+
+
+def test_tf32_and_cache_are_of_the_setting(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU's fp32 may be TF32, a CPU's and bf16 never are: what the nets ran in tells one table from another."""
+    monkeypatch.setattr(job, "device_kind", lambda device: "cpu" if device.kind == "cpu" else "cuda")
+
+    def found(kind: str, **changes: Any) -> tuple[bool, str]:
+        settings = ask(runtime="torch_eager", **changes)
+        settings = settings.model_copy(update={"device": settings.device.model_copy(update={"kind": kind})})
+        setting = setting_of(settings)
+        return setting.tf32, setting.cache
+
+    assert found("cpu") == (False, "warm")
+    assert found("cuda") == (True, "warm")
+    assert found("cuda", tf32=False, cache="cold") == (False, "cold")
+    assert found("cuda", precision="bf16") == (False, "warm")
+
+
+def test_samples_of_two_versions_of_onnx_runtime_are_never_mixed(ask: Ask) -> None:
+    """An interrupted profile does not go on with another library."""
+    card = simulated_card(1)
+    old, new = (card.model_copy(update={"onnxruntime": version}) for version in ("1.20", "1.21"))
+    assert len({job._digest(ask(), one) for one in (card, old, new)}) == 3
+
+
+def test_the_gate_sees_every_look_at_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten a second, of which the clock's spread is: thinning is for the file."""
+    looks = [(number / 10, DeviceState(sm_clock_mhz=1980 - number, other_processes=2)) for number in range(30)]
+
+    class Looks:
+        states = looks
+
+        def __init__(self, _device: str) -> None: ...
+        def __enter__(self) -> "Looks":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(job, "Watch", Looks)
+    with job._watched(simulated_card(1).model_copy(update={"kind": "cuda"})) as polled:
+        found = polled()
+    assert [state.sm_clock_mhz for _, state in found] == [1980 - number for number in range(30)]

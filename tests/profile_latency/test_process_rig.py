@@ -62,7 +62,7 @@ def children(pid: int) -> list[int]:
             command = stat.with_name("cmdline").read_text()
         except OSError:
             continue  # it ended meanwhile
-        if int(parent) == pid and state != "Z" and "dcnas_profile_latency.worker" in command:
+        if int(parent) == pid and state != "Z" and "dcnas_profile_latency.bound" in command:
             found.append(int(stat.parent.name))
     return found
 

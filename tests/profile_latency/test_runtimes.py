@@ -302,3 +302,14 @@ def test_the_compiler_compiles_every_net_as_one_graph(python: Callable[..., subp
     difference, graphs = done.stdout.split()
     assert float(difference) < 1e-5
     assert int(graphs) == 1 + MORE_THAN_TORCH_KEEPS
+
+
+def test_a_net_of_the_literature_runs_in_the_setting(setting: Callable[..., LatencySetting]) -> None:
+    """Built by its library with plain values: finite logits for each class, for a whole batch, in bf16 too."""
+    subject = Subject(kind=None, parts=(), genotype=None, reference="resnet18")
+    for precision in ("fp32", "bf16"):
+        runtime = load_runtime(setting(batch=2, precision=precision, memory_format="channels_last"), "cpu")
+        with runtime.context():
+            logits = runtime.prepare(subject).run()[1]
+        assert logits.shape == (2, 10)
+        assert torch.isfinite(logits).all()

@@ -152,7 +152,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 @pytest.fixture
 def hello(setting: Settings) -> Hello:
     """The first request, of build 7."""
-    return Hello(build=7, setting=setting(threads=3), device_kind="cpu", cache="warm")
+    return Hello(build=7, setting=setting(threads=3), device_kind="cpu")
 
 
 def answers(*requests: Request) -> list[Answer]:
@@ -288,7 +288,7 @@ def test_nothing_is_answered_after_the_end(hello: Hello) -> None:
 
 def test_libraries_may_write_to_stdout(setting: Settings) -> None:
     """What they print goes to stderr; stdout holds answers alone, and the process ends with its stdin."""
-    code, out, err = talk(NOISY, as_line(Hello(build=0, setting=setting(), device_kind="cpu", cache="warm")))
+    code, out, err = talk(NOISY, as_line(Hello(build=0, setting=setting(), device_kind="cpu")))
     assert code == 0
     assert [ANSWER.validate_json(line) for line in out] == [Failed(error="DcnasError", message="nothing works")]
     assert "a library's own words" in err
@@ -297,7 +297,7 @@ def test_libraries_may_write_to_stdout(setting: Settings) -> None:
 
 def test_an_edge_box_needs_no_torch(setting: Settings, whole_net: Nets) -> None:
     """Where torch cannot be imported ONNX Runtime's nets are made and timed all the same, and the card says that torch is missing."""
-    hello = Hello(build=0, setting=setting(runtime="onnxruntime"), device_kind="cpu", cache="warm")
+    hello = Hello(build=0, setting=setting(runtime="onnxruntime"), device_kind="cpu")
     requests: list[Request] = [
         hello,
         Load(subjects=(whole_net("dc_nas"),)),
@@ -318,3 +318,9 @@ def test_an_edge_box_needs_no_torch(setting: Settings, whole_net: Nets) -> None:
 def test_it_ends_at_once_where_its_parent_is_gone(python: Python) -> None:
     """A parent that died while the process was starting is noticed: the pid that it was given is not its parent's."""
     assert python("-m", "dcnas_profile_latency.worker", 1).returncode == -signal.SIGKILL
+
+
+def test_a_process_is_bound_before_libraries_start_their_threads(python: Python) -> None:
+    """What binds it imports neither NumPy nor Arrow nor torch: a thread that runs already stays where it is."""
+    code = "import sys, dcnas_profile_latency.bound; print(sorted({'numpy', 'pyarrow', 'torch', 'scipy'} & set(sys.modules)))"
+    assert python("-c", code).stdout.strip() == "[]"

@@ -249,6 +249,11 @@ def test_a_value_above_its_range_is_refused(key: str, refused: Callable[[Any], s
         ),
         ("searches.noisy_s.target", {"ms": 1.0, "reach": 0.5}, ["searches.noisy_s.target", "{ms: x}"]),
         ("searches.noisy_s.target", {"relative": 1.0}, ["searches.noisy_s.target", "to: a reference net"]),
+        (
+            "searches.noisy_s.target",
+            {"relative": 1.0, "to": "resnet18"},
+            ["searches.noisy_s.target", "resnet18", "profile_latency.references"],
+        ),
         ("evaluate_photos.panel.sigmas", [0.25], ["evaluate_photos.panel.sigmas", "0.25", "photo_noise.sigmas"]),
         ("photo_view.size", 31, ["photo_view.size is 31", "32 pixels"]),
         ("retrain_photos.batch_size", 25, ["retrain_photos.batch_size is 25", "24 photos", "train"]),

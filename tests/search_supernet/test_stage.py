@@ -3,17 +3,21 @@
 import json
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError, NumericalError
 from dcnas_harness.files import sha256_of
-from dcnas_latency.files import read_profile
+from dcnas_latency.files import read_profile, write_profile
 from dcnas_latency.predictor import Predictor
+from dcnas_latency.table import LatencyKeyMissingError
 from dcnas_schema.genotype import parts_of
+from dcnas_schema.latency import ReferenceTiming
 from dcnas_schema.parquet import read_parquet
 from dcnas_schema.sampling import random_genotype
 from dcnas_schema.search_log import SEARCH_LOG, ArchitectureRecord, SearchMetadata
@@ -193,11 +197,79 @@ def test_the_latency_of_the_search_is_the_predictors(kind: NetKind, profile: Pat
         assert ends.holds(expected)
 
 
-def test_a_relative_target_needs_the_device_of_the_profile(tmp_path: Path, job: Callable[..., Any]) -> None:
-    """On a simulated device no reference net can be timed: the error says so and asks for ms."""
+def test_a_relative_target_is_read_from_the_profile(tmp_path: Path, job: Callable[..., Any]) -> None:
+    """The reference net was timed once, with the table: every search and seed means that figure, and its doubts go along."""
+    asked = job(tmp_path, target=TargetSpec(relative=0.5, to="resnet18"))
+    entries, profile = read_profile(asked.profile)
+    reference = ReferenceTiming(
+        net="resnet18",
+        measured_ms=3.66,
+        low_ms=3.6,
+        high_ms=3.7,
+        raw=8,
+        kept=2,
+        builds_differ_pct=None,
+        noise=("too few",),
+    )
+    own = tmp_path / "profile.parquet"
+    write_profile(own, entries, profile.model_copy(update={"references": (reference,)}))
+    search_job(replace(asked, profile=own), tmp_path / "out")
+    _, metadata = read_log(tmp_path / "out")
+    assert metadata.target_ms == pytest.approx(1.83)
+    assert (metadata.reference_ms, metadata.reference_noise) == (3.66, ("too few",))
+    record = ArchitectureRecord.model_validate_json((tmp_path / "out/architecture.json").read_bytes())
+    assert (record.reference_ms, record.met, record.choices) == (3.66, True, None)
+
+
+def test_a_relative_target_needs_its_net_in_the_profile(tmp_path: Path, job: Callable[..., Any]) -> None:
+    """The error names the net, what the profile holds, and the parameter to add it to."""
     target = TargetSpec(relative=1.0, to="mobilenet_v2")
-    with pytest.raises(BadInputError, match=r"relative to mobilenet_v2 .* runtime is simulated"):
+    with pytest.raises(BadInputError, match=r"relative to mobilenet_v2, and .* holds the latency of none") as caught:
         search_job(job(tmp_path, target=target), tmp_path / "out")
+    assert "profile_latency.references" in str(caught.value)
+
+
+def test_a_search_of_finer_widths_than_the_table_is_refused(
+    tmp_path: Path, job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the table's widths end before those of the search, that is said before any training."""
+    asked = job(tmp_path)
+    entries, profile = read_profile(asked.profile)
+    least = min(e.mid_channels for e in entries if e.mid_channels is not None)
+    own = tmp_path / "profile.parquet"
+    kept = [entry for entry in entries if entry.mid_channels != least]
+    plan = profile.plan.model_copy(update={"entries": len(kept)})
+    write_profile(own, kept, profile.model_copy(update={"plan": plan}))
+    monkeypatch.setattr("dcnas_search_supernet.job.PhotoStore", None)
+    with pytest.raises(LatencyKeyMissingError, match=f"{least} lies beyond"):
+        search_job(replace(asked, profile=own), tmp_path / "out")
+
+
+@pytest.mark.parametrize("most_likely", ["k3_e3", "k5_e6"])
+def test_a_net_above_its_target_at_its_least_widths_takes_cheaper_ops(
+    most_likely: str, tmp_path: Path, job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Widths alone do not reach the target of a net of dear ops: the derived net meets it, the alphas stay, and it is recorded."""
+
+    def searched(run: Any) -> list[Any]:
+        with torch.no_grad():
+            run.architecture.log_alphas[:, run.spec.candidates.index(most_likely)] += 3.0
+        return []
+
+    monkeypatch.setattr("dcnas_search_supernet.job.search", searched)
+    asked = job(tmp_path, target=TargetSpec(reach=0.1))
+    search_job(asked, tmp_path / "out")
+    _, metadata = read_log(tmp_path / "out")
+    record = ArchitectureRecord.model_validate_json((tmp_path / "out/architecture.json").read_bytes())
+    entries, profile = read_profile(asked.profile)
+    net, ops = net_latency(Predictor.of(entries, profile), "c_nas", profile.setting), record.ops
+    likely = [row.index(max(row)) for row in record.log_alphas]
+    choices = likely if record.choices is None else record.choices
+    total = net.total([(p, ops[op], record.widths[p][op]) for p, op in enumerate(choices)])
+    assert (metadata.met, record.met) == (True, True)
+    if most_likely == "k5_e6":
+        assert 0 < metadata.switched == sum(a != b for a, b in zip(choices, likely, strict=True)) <= len(PLACES)
+        assert 0.9 * metadata.target_ms < total <= metadata.target_ms * (1 + 1e-9)
 
 
 def test_a_batch_larger_than_a_split_is_refused(tmp_path: Path, job: Callable[..., Any], params: Any) -> None:

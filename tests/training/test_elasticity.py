@@ -8,7 +8,14 @@ import pytest
 
 from dcnas_harness.errors import BadInputError
 from dcnas_schema.space import OP_SETS, PLACES
-from dcnas_training.elasticity import ElasticBlock, elastic_bounds, scale_widths, starting_widths
+from dcnas_training.elasticity import (
+    ElasticBlock,
+    Switching,
+    elastic_bounds,
+    scale_widths,
+    starting_widths,
+    switch_ops,
+)
 
 
 class Naive:
@@ -138,3 +145,22 @@ def test_a_width_multiple_that_fits_nowhere_is_refused() -> None:
 
 def _ends(blocks: list[ElasticBlock]) -> tuple[list[int], list[int]]:
     return [block.least for block in blocks], [block.most for block in blocks]
+
+
+def switching(log_alphas: list[list[float]], ms: list[list[float]]) -> Switching:
+    """Return places whose ops cost `ms` at their least width, 8, and twice as much at 16."""
+    return Switching(log_alphas=log_alphas, block_ms=lambda p, o, w: ms[p][o] * w / 8, least=lambda _p, _o: 8)
+
+
+def test_ops_are_switched_where_that_gives_up_least_for_what_it_wins() -> None:
+    """Of two places that may win 2 ms the one with the nearer second choice switches, and no more than are needed."""
+    net = switching([[0.0, -1.0], [0.0, -3.0]], [[3.0, 1.0], [3.0, 1.0]])
+    assert switch_ops(net, {0: (0, 8), 1: (0, 8)}, 6.0, target_ms=4.5) == ({0: (1, 8), 1: (0, 8)}, 4.0)
+    assert switch_ops(net, {0: (0, 8), 1: (0, 8)}, 6.0, target_ms=2.0) == ({0: (1, 8), 1: (1, 8)}, 2.0)
+    assert switch_ops(net, {0: (0, 8), 1: (0, 8)}, 6.0, target_ms=6.0) == ({0: (0, 8), 1: (0, 8)}, 6.0)
+
+
+def test_where_no_op_is_cheaper_the_least_is_what_is_left() -> None:
+    """A target below the space is not met: what is returned says by how much."""
+    net = switching([[0.0, -1.0]], [[1.0, 2.0]])
+    assert switch_ops(net, {0: (0, 8)}, 1.5, target_ms=1.0) == ({0: (0, 8)}, 1.5)

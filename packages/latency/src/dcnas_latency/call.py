@@ -222,8 +222,7 @@ def _judged(sample: Sample, canary_ms: float, *, faults_tell: bool) -> RigSample
         page_faults=sample.page_faults if faults_tell else 0,
         run_delay_ms=sample.run_delay_ms,
         wall_ms=sample.wall_ms,
-        enqueue_ms=sample.enqueue_ms,
-        launches_hidden=sample.launches_hidden,
+        enqueue_ms=sample.enqueue_ms,  # launches that were not hidden spoil the time on the device alone, which leaves such samples out
     )
 
 

@@ -42,7 +42,6 @@ class Watch:
         self._looking = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        self._warned = 0
         self._states: list[tuple[float, DeviceState]] = []
 
     @property
@@ -91,9 +90,8 @@ class Watch:
             raise self._failure
 
     def _warn_of(self, bits: int) -> None:
-        new = unknown_bits(bits) & ~self._warned
+        new = unknown_bits(bits)
         if new:
-            self._warned |= new
             warnings.warn(f"NVML gives clocks event reasons of unknown meaning: {new:#x}; recorded", stacklevel=3)
 
 
