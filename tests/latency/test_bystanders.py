@@ -80,7 +80,7 @@ def test_stolen_time_counts_and_waiting_does_not(monkeypatch: pytest.MonkeyPatch
     """User, nice, system, interrupts and what a hypervisor stole are busy; idle and waiting for a disk are not."""
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text("cpu  100 20 30 9000 5000 4 5 60 7 8\ncpu0 1 2 3 4 5 6 7 8 9 10\n")
-    monkeypatch.setattr(bystanders, "Path", lambda name: tmp_path / name.lstrip("/"))
+    monkeypatch.setattr(bystanders, "_STAT", tmp_path / "proc/stat")
     assert bystanders._busy_s() == pytest.approx((100 + 20 + 30 + 4 + 5 + 60) / os.sysconf("SC_CLK_TCK"))
 
 

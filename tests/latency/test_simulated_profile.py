@@ -64,7 +64,7 @@ def params(changes: dict[str, Any] | None = None, *, base: str = "smoke") -> Pro
     """Return the parameters of a small profile, or with the plan of another preset."""
     section = preset(base).profile_latency
     small = SMALL if base == "smoke" else {}
-    return section.model_copy(update={"runtime": "simulated", **small, **(changes or {})})
+    return section.model_copy(update={"runtime": "simulated", "references": (), **small, **(changes or {})})
 
 
 def profiled(

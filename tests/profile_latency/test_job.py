@@ -75,6 +75,8 @@ def others(monkeypatch: pytest.MonkeyPatch) -> dict[str, float | None]:
     told: dict[str, float | None] = {"share": 0.0}
 
     class Watcher:
+        def __init__(self, _cores: Sequence[int]) -> None: ...
+
         def share(self) -> float | None:
             return told["share"]
 
@@ -351,7 +353,7 @@ def test_a_noisy_file_needs_leave_here_too(ask: Ask, foreign: Path, profile: Cal
     entries, metadata = read_profile(foreign)
     (first, *rest) = metadata.gate.checks
     gate = metadata.gate.model_copy(
-        update={"checks": (first.model_copy(update={"passed": False}), *rest), "allow_noisy": True}
+        update={"checks": (first.model_copy(update={"value": 99.0, "passed": False}), *rest), "allow_noisy": True}
     )
     write_profile(foreign, entries, metadata.model_copy(update={"gate": gate}))
     with pytest.raises(UnfitEnvironmentError, match=first.name.replace("(", r"\(").replace(")", r"\)")):
@@ -423,6 +425,7 @@ def test_the_device_is_locked_before_anything_starts_on_it(
 
     class Process(Machine):
         canary_op = "products"
+        cores = ()
 
         def __init__(self, *_: object, builds: int, **__: object) -> None:
             super().__init__(builds=builds, stop_at=1)

@@ -317,7 +317,7 @@ def test_an_edge_box_needs_no_torch(setting: Settings, whole_net: Nets) -> None:
 
 def test_it_ends_at_once_where_its_parent_is_gone(python: Python) -> None:
     """A parent that died while the process was starting is noticed: the pid that it was given is not its parent's."""
-    assert python("-m", "dcnas_profile_latency.worker", 1).returncode == -signal.SIGKILL
+    assert python("-m", "dcnas_profile_latency.bound", 1, 1).returncode == -signal.SIGKILL
 
 
 def test_a_process_is_bound_before_libraries_start_their_threads(python: Python) -> None:
