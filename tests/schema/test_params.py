@@ -242,11 +242,6 @@ def test_a_value_above_its_range_is_refused(key: str, refused: Callable[[Any], s
         ("photo_models.dc_nas_s.kind", "dc_nass", ["photo_models.dc_nas_s", "dc_nass", "dc_nas_seq"]),
         ("search_runs.searches", ["noisy_t"], ["search_runs.searches", "'noisy_t'", "did you mean 'noisy_s'"]),
         ("search_runs.seeds", [1, 1], ["search_runs", "seeds repeat", "[1, 1]"]),
-        (
-            "searches.noisy_s.target",
-            {"relative": 1.0, "to": "resnet18"},
-            ["searches.noisy_s.target", "simulated", "reach"],
-        ),
         ("searches.noisy_s.target", {"ms": 1.0, "reach": 0.5}, ["searches.noisy_s.target", "{ms: x}"]),
         ("searches.noisy_s.target", {"relative": 1.0}, ["searches.noisy_s.target", "to: a reference net"]),
         (
