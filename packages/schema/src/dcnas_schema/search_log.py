@@ -181,6 +181,11 @@ class DerivedGenotype(Record):
         """Whether the prediction is not above the target."""
         return self.predicted[self.bound].ms <= self.target_ms * (1 + ROUNDING)
 
+    @property
+    def target_error_pct(self) -> float:
+        """How far the prediction lies from the target, in per cent of it."""
+        return 100 * (self.predicted[self.bound].ms / self.target_ms - 1)
+
 
 def argmax_flips(choices: Sequence[Sequence[int]]) -> list[int]:
     """
