@@ -168,14 +168,69 @@ def flow_run(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Most cores that stages take together; all without it.")
     ] = None,
+    remote_pool: Annotated[
+        str | None,
+        typer.Option("--remote-pool", metavar="POOL", help="Trainings run at the workers of this work pool."),
+    ] = None,
+    allow_dirty: Annotated[
+        bool,
+        typer.Option(
+            "--allow-dirty", help="With --remote-pool: though files differ from the commit, which workers run."
+        ),
+    ] = False,
+    device_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--device", metavar="FILE", help="With --remote-pool: all that times is of this machine's data/device.json."
+        ),
+    ] = None,
 ) -> None:
     """Run the stale pipeline stages side by side, as a Prefect flow; the result is what `dvc repro` gives."""
     root = project_root()
     params()
-    _write_identity(root)
+    if remote_pool is None and (allow_dirty or device_file is not None):
+        raise BadInputError(
+            "--allow-dirty and --device say how other machines are used.", remedy="name their --remote-pool"
+        )
+    if device_file is None:
+        _write_identity(root)
+    else:
+        _take_identity(root, device_file)
+    from dcnas_flows.orders import Sharing
     from dcnas_flows.reproduce import reproduce
 
-    sys.exit(reproduce(root, targets or [], use_prefect=not no_prefect, jobs=jobs))
+    sharing = remote_pool and Sharing(
+        pool=remote_pool, allow_dirty=allow_dirty, device_elsewhere=device_file is not None
+    )
+    sys.exit(reproduce(root, targets or [], use_prefect=not no_prefect, jobs=jobs, sharing=sharing or None))
+
+
+@flow_app.command("worker")
+def flow_worker(
+    pool: Annotated[str, typer.Argument(help="The Prefect work pool that home names as --remote-pool.")],
+    queues: Annotated[
+        list[str] | None,
+        typer.Option("--queue", help="A queue to serve instead of this machine's own; may be repeated."),
+    ] = None,
+) -> None:
+    """Run pipeline stages for a flow on another machine, one at a time, in this clone's .scratch/worker, until stopped."""
+    root = project_root()
+    _write_identity(root)
+    from dcnas_flows.pool import serve
+
+    serve(root, pool, queues or None)
+
+
+def _take_identity(root: Path, file: Path) -> None:
+    """Say that the latencies of this reproduction are of another machine, whose own data/device.json `file` is."""
+    from dcnas_harness.files import atomic_write
+
+    target = root / "data/device.json"
+    if not file.is_file():
+        raise BadInputError(f"{file} does not exist.", remedy="copy data/device.json of that machine here")
+    if not target.is_file() or target.read_bytes() != file.read_bytes():
+        with atomic_write(target) as temporary:
+            temporary.write_bytes(file.read_bytes())
 
 
 @flow_app.command("serve")

@@ -16,6 +16,8 @@ from dcnas_harness.errors import ExitCode
 
 RETRIES = 1
 """How often a crashed pipeline stage is tried again."""
+_MOST_AWAY = 64
+"""Most orders that one flow has out at once: a thread each."""
 _LASTING = {ExitCode.BAD_INPUT, ExitCode.UNFIT_ENVIRONMENT, ExitCode.CORRUPT_ARTEFACT, ExitCode.NUMERICAL_FAILURE}
 """Failures that the same files, parameters and machine give again a moment later: a full disk, too little memory, a closed noise gate."""
 
@@ -84,9 +86,18 @@ class Capacity:
     """Most cores; a stage that says it takes more, or all, takes these."""
     gpu: bool = False
     """Whether a stage that takes the device takes a GPU, of which there is one."""
+    away: frozenset[str] = frozenset()
+    """Names of the stages that run on other machines, and take nothing of this one; how many at once, the workers there decide."""
+
+    @property
+    def threads(self) -> int:
+        """How many stages may be under way at once."""
+        return self.cores + min(len(self.away), _MOST_AWAY)
 
     def need(self, step: Step) -> tuple[int, int]:
-        """Return the cores and GPUs that a step takes: what its `meta` says, everything where it times, one core where it says nothing."""
+        """Return the cores and GPUs that a step takes here: none away, all cores where it times, else what `meta` says, or one core."""
+        if step.name in self.away:
+            return 0, 0
         resources = step.meta.get("resources", {})
         cores = resources.get("cpu", 1)
         alone = cores == "all" or bool(step.meta.get("timing"))
@@ -111,7 +122,7 @@ def execute(made: Plan, run: Callable[[Step], Outcome], capacity: Capacity | Non
     outcomes: dict[str, Outcome] = {}
     waiting = {step.name: step for step in made.stale}
     running: dict[Future[Outcome], Step] = {}
-    with ThreadPoolExecutor(capacity.cores, thread_name_prefix="stage") as pool:
+    with ThreadPoolExecutor(capacity.threads, thread_name_prefix="stage") as pool:
         while waiting or running:
             for step in list(waiting.values()):
                 blocked = {*waiting, *(other.name for other in running.values())}
@@ -163,4 +174,6 @@ def group_of(name: str) -> str:
 def _fits(step: Step, beside: Iterable[Step], capacity: Capacity) -> bool:
     taken = [capacity.need(other) for other in beside]
     cores, gpus = capacity.need(step)
+    if step.name in capacity.away:
+        return sum(other.name in capacity.away for other in beside) < _MOST_AWAY
     return cores + sum(c for c, _ in taken) <= capacity.cores and gpus + sum(g for _, g in taken) <= 1

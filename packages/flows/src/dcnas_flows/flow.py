@@ -5,7 +5,7 @@ DVC alone decides what is stale and keeps what was made; Prefect caches nothing 
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -20,8 +20,10 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import task_run
 from prefect.states import Completed, Failed
 
+from dcnas_flows.away import Away
 from dcnas_flows.engine import RETRIES, Outcome, Plan, Result, Step, execute, worth_retrying
 from dcnas_flows.job import ASKED, in_project, know_this_machine
+from dcnas_flows.orders import Sharing
 from dcnas_flows.project import Project, capacity_of, opened
 from dcnas_flows.report import describe, mermaid, rows
 
@@ -57,7 +59,11 @@ def run_pipeline_stage(name: str) -> State[Outcome]:
 
 
 @flow(name="reproduce", persist_result=False)
-def reproduce_flow(targets: list[str] = [], jobs: int | None = None) -> State[Any]:  # noqa: B006 - never changed; the UI's form shows it
+def reproduce_flow(
+    targets: list[str] = [],  # noqa: B006 - never changed; the UI's form shows it
+    jobs: int | None = None,
+    sharing: Sharing | None = None,
+) -> State[Any]:
     """
     Run every stale pipeline stage that the targets need, side by side where they fit; the result is what `dvc repro` gives.
 
@@ -66,20 +72,29 @@ def reproduce_flow(targets: list[str] = [], jobs: int | None = None) -> State[An
 
         jobs: Most cores that stages take together; all that this process may use, where it is empty.
 
+        sharing: Run on other machines what may leave home (`dcnas_flows.away`); all runs here where it is `None`.
+
     Raises:
-        BadInputError: A target is unknown, or DVC cannot read the pipeline.
+        BadInputError: A target is unknown, or DVC cannot read the pipeline; or there is nothing to share through: no DVC remote, no pool.
 
         UnfitEnvironmentError: Another flow or dvc process is at work there.
     """
-    return in_project(lambda root: _reproduced(root, targets, jobs))
+    return in_project(lambda root: _reproduced(root, targets, jobs, sharing))
 
 
-def _reproduced(root: Path, targets: list[str], jobs: int | None) -> State[tuple[Outcome, ...]]:
-    know_this_machine(root)
-    with opened(root, targets) as project:
+def _reproduced(
+    root: Path, targets: list[str], jobs: int | None, sharing: Sharing | None
+) -> State[tuple[Outcome, ...]]:
+    if sharing is None or not sharing.device_elsewhere:
+        know_this_machine(root)
+    with opened(root, targets, _elsewhere(sharing) if sharing else None) as project:
         get_run_logger().info(describe(project.plan))
+        capacity = capacity_of(root, jobs)
+        if project.elsewhere is not None:
+            get_run_logger().info(project.elsewhere.describe())
+            capacity = replace(capacity, away=project.elsewhere.names)
         _PROJECT.set(project)
-        outcomes = execute(project.plan, _TaskRunner(), capacity_of(root, jobs))
+        outcomes = execute(project.plan, _TaskRunner(), capacity)
     if asked := ASKED.get():
         asked.outcomes = outcomes
     publish(_results(root, project.plan, outcomes))
@@ -87,6 +102,15 @@ def _reproduced(root: Path, targets: list[str], jobs: int | None) -> State[tuple
     if failed:
         return Failed(message=f"failed: {', '.join(failed)}", data=outcomes)
     return Completed(message=f"brought up to date: {len(outcomes)} pipeline stages", data=outcomes)
+
+
+def _elsewhere(sharing: Sharing) -> Callable[..., Away]:
+    from dcnas_flows.pool import PoolCarrier
+
+    def made(repo: Any, planned: Plan, stages: Mapping[str, Any]) -> Away:
+        return Away(repo, planned, stages, carrier=PoolCarrier(sharing.pool), sharing=sharing)
+
+    return made
 
 
 class _TaskRunner:

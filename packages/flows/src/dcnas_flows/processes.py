@@ -66,6 +66,16 @@ class ProcessGroups:
         if self._stopping:
             raise KeyboardInterrupt
 
+    def require_going(self) -> None:
+        """
+        Return at once unless the groups have been stopped.
+
+        Raises:
+            KeyboardInterrupt: They have.
+        """
+        if self._stopping:
+            raise KeyboardInterrupt
+
     def stop(self) -> None:
         """Interrupt every group, kill what still runs after 3 s, and let no new command start."""
         with self._lock:

@@ -8,7 +8,6 @@ dvc.lock are those that `dvc repro` writes.
 
 import copy
 import difflib
-import errno
 import logging
 import os
 import shutil
@@ -21,26 +20,24 @@ from pathlib import Path
 from typing import Any
 
 from dvc.dependency import param as dvc_param
-from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc.repo.reproduce import get_active_graph, plan_repro
 from dvc.stage import run as dvc_run
 
+from dcnas_flows.dvc_errors import LOCK, LOCK_COPY, dvc_errors_explained, explained
 from dcnas_flows.engine import Capacity, Outcome, Plan, Result, Step, group_of
 from dcnas_flows.lockfile import replaced, writing_entries_alone
+from dcnas_flows.orders import IDENTITY, CommandFailedError, Elsewhere, OnLine
 from dcnas_flows.processes import RUNNING
 from dcnas_harness.errors import BadInputError, DcnasError, ExitCode, UnfitEnvironmentError
-from dcnas_harness.files import atomic_write, disk_errors_explained, read_json
+from dcnas_harness.files import atomic_write, read_json
 from dcnas_harness.process import exclusive_run
 from dcnas_schema.params import read_yaml
 
-OnLine = Callable[[str], None]
 _PIPELINE = "dvc.yaml"
-_LOCK = "dvc.lock"
 _PARAMS = "params.yaml"
-_IDENTITY = "data/device.json"
-_LOCK_COPY = ".scratch/flows/dvc.lock"
+_BUSY_S = 0.5
 _LOGGERS = ("dvc", "dvc_objects", "dvc_data")
 
 
@@ -51,8 +48,10 @@ class ProjectBusyError(UnfitEnvironmentError):
 class Project:
     """A DVC project whose stages can be run; made by `opened`."""
 
-    def __init__(self, root: Path, repo: Repo, made: Plan, stages: Mapping[str, Any]) -> None:
-        self.root, self.plan = root, made
+    def __init__(
+        self, root: Path, repo: Repo, made: Plan, stages: Mapping[str, Any], elsewhere: Elsewhere | None = None
+    ) -> None:
+        self.root, self.plan, self.elsewhere = root, made, elsewhere
         self._stages = stages
         self._turn = _Turn(repo.lock)
 
@@ -69,29 +68,43 @@ class Project:
             KeyboardInterrupt: The flow is being stopped.
         """
         start = time.monotonic()
-        stage, command = self._stages[name], _Command(self.root, self._turn, on_line)
+        stage, command = self._stages[name], _Command(self.root, self._turn, on_line, self.elsewhere)
         _THREAD.command, _THREAD.on_line = command, on_line
         result, code, of_command = Result.FAILED, int(ExitCode.BUG), True
         try:
-            with self._turn:
-                changed = stage.reproduce()
-                if changed:
-                    stage.dump(update_pipeline=False)
+            changed = self._when_free(stage, on_line)
             result = Result.UNCHANGED if not changed else Result.RAN if command.ran else Result.RESTORED
             code = 0
-        except _CommandFailedError as failure:
+        except CommandFailedError as failure:
             on_line(f"ERROR: failed to reproduce '{name}': {failure}")
-            code = failure.exit_code
+            code, of_command = failure.exit_code, failure.of_command
         except (
             Exception
         ) as error:  # DVC lets through whatever its libraries raise: this stage has failed, the others go on
-            explained = _explained(error, self.root)
-            on_line(f"ERROR: failed to reproduce '{name}': {explained}")
-            code, of_command = explained.exit_code if isinstance(explained, DcnasError) else code, False
+            reason = explained(error, self.root)
+            on_line(f"ERROR: failed to reproduce '{name}': {reason}")
+            code, of_command = reason.exit_code if isinstance(reason, DcnasError) else code, False
         finally:
             del _THREAD.command, _THREAD.on_line
         seconds = time.monotonic() - start
         return Outcome(name=name, result=result, exit_code=code, of_command=of_command, seconds=seconds, attempts=1)
+
+    def _when_free(self, stage: Any, on_line: OnLine) -> bool:
+        """Bring a stage up to date, and wait first while another dvc process makes or reads its files; return whether it had changed."""
+        said = False
+        while True:
+            try:
+                with self._turn:
+                    changed = bool(stage.reproduce())
+                    if changed:
+                        stage.dump(update_pipeline=False)
+                    return changed
+            except LockError as busy:
+                if not said:
+                    on_line(f"waiting: {busy}")
+                said = True
+            RUNNING.require_going()
+            time.sleep(_BUSY_S)
 
     def files(self, name: str) -> list[dict[str, str | int | None]]:
         """Return what one pipeline stage read and made, as dvc.lock has it: a row a file, with its MD5 and its size in bytes."""
@@ -112,7 +125,7 @@ def capacity_of(root: Path, jobs: int | None) -> Capacity:
     """
     gpu = False
     with suppress(DcnasError, KeyError, TypeError, AttributeError):  # a project of another kind has no such files
-        gpu = bool(read_json(root / _IDENTITY)["gpus"]) and read_yaml(root / _PARAMS)["device"]["kind"] != "cpu"
+        gpu = bool(read_json(root / IDENTITY)["gpus"]) and read_yaml(root / _PARAMS)["device"]["kind"] != "cpu"
     usable = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )  # Linux tells alone
@@ -129,14 +142,18 @@ def held(root: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(exclusive_run(root / _LOCK, root / ".scratch"))
+            stack.enter_context(exclusive_run(root / LOCK, root / ".scratch"))
         except UnfitEnvironmentError as error:
             raise ProjectBusyError(str(error)) from error
         yield
 
 
 @contextmanager
-def opened(root: Path, targets: Sequence[str]) -> Iterator[Project]:
+def opened(
+    root: Path,
+    targets: Sequence[str],
+    elsewhere: Callable[[Repo, Plan, Mapping[str, Any]], Elsewhere] | None = None,
+) -> Iterator[Project]:
     """
     Hold the project against a second flow while the block runs, plan, and yield the project, whose stale stages can then be run.
 
@@ -147,6 +164,8 @@ def opened(root: Path, targets: Sequence[str]) -> Iterator[Project]:
 
         targets: Names of pipeline stages, or of the groups that a matrix makes (`retrain`); none means all of dvc.yaml.
 
+        elsewhere: Makes the other machines of a project, its plan and its stages by name; all runs here without it.
+
     Raises:
         BadInputError: A target is unknown, or DVC cannot read dvc.yaml, dvc.lock or params.yaml.
 
@@ -154,14 +173,25 @@ def opened(root: Path, targets: Sequence[str]) -> Iterator[Project]:
     """
     root = root.resolve()
     with held(root), _planned(root, targets) as (repo, made, stages):
-        if made.stale and (root / _LOCK).is_file():
-            with atomic_write(root / _LOCK_COPY) as temporary:
-                shutil.copyfile(root / _LOCK, temporary)
-        repo.lock._wait = (
-            True  # as `dvc --wait-for-lock`: what a stage made is not thrown away because somebody asks `dvc status`
-        )
-        with _commands_in_threads(), _lines_to_threads(), writing_entries_alone():
-            yield Project(root, repo, made, stages)
+        if made.stale and (root / LOCK).is_file():
+            with atomic_write(root / LOCK_COPY) as temporary:
+                shutil.copyfile(root / LOCK, temporary)
+        others = elsewhere(repo, made, stages) if elsewhere else None
+        with running_stages(repo):
+            yield Project(root, repo, made, stages, others)
+
+
+@contextmanager
+def running_stages(repo: Repo) -> Iterator[None]:
+    """Have DVC, while the block runs, leave commands, its lines and dvc.lock to this module's ways, on which `Project.run` relies."""
+    repo.lock._wait = True  # as `dvc --wait-for-lock`: what a stage made is not thrown away because of a `dvc status`
+    with _commands_in_threads(), _lines_to_threads(), writing_entries_alone():
+        yield
+
+
+def single(name: str, stage: Any) -> Plan:
+    """Return a plan of one stale stage, whatever it reads."""
+    return Plan(steps=(Step(name=name, upstream=(), stale=True, meta=stage.meta or {}),))
 
 
 def plan(root: Path, targets: Sequence[str]) -> Plan:
@@ -175,7 +205,7 @@ def _planned(root: Path, targets: Sequence[str]) -> Iterator[tuple[Repo, Plan, d
     """Ask DVC for the graph and for what changed, once; in the project's folder, which DVC takes paths and names to be relative to."""
     with chdir(root), ExitStack() as stack:
         stack.enter_context(_parameters_read_once())
-        with _dvc_errors_explained(root):
+        with dvc_errors_explained(root):
             repo = stack.enter_context(Repo(str(root)))
             with repo.lock:
                 made, stages = _plan_of(repo, targets, root)
@@ -233,23 +263,28 @@ class _Turn:
                 raise
 
 
-class _CommandFailedError(Exception):
-    """The command of a stage ended with a code other than 0, or its inputs changed meanwhile."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 class _Command:
     """Runs the command of one stage in place of DVC's own runner: in a process group of its own, its lines handed on."""
 
-    def __init__(self, root: Path, turn: _Turn, on_line: OnLine) -> None:
-        self._root, self._turn, self._on_line = root, turn, on_line
+    def __init__(self, root: Path, turn: _Turn, on_line: OnLine, elsewhere: Elsewhere | None) -> None:
+        self._root, self._turn, self._on_line, self._elsewhere = root, turn, on_line, elsewhere
         self.ran = False
 
     def __call__(self, stage: Any) -> None:
+        if self._elsewhere is not None and self._elsewhere.restored(stage, self._on_line):
+            return
         self.ran = True
+        if self._elsewhere is not None and _name(stage) in self._elsewhere.names:
+            self._elsewhere.run(stage, self._turn.given_away, self._on_line)
+        else:
+            self._run_here(stage)
+        if changed := [str(dep) for dep in stage.deps if dep.workspace_status()]:
+            raise CommandFailedError(
+                f"{', '.join(changed)} changed while it ran, so nobody knows which its outputs are of; run the same command again",
+                ExitCode.UNFIT_ENVIRONMENT,
+            )
+
+    def _run_here(self, stage: Any) -> None:
         self._on_line(f"Running stage '{stage.addressing}':")
         prepared = dvc_run.prepare_kwargs(stage)
         for command in dvc_run._enforce_cmd_list(stage.cmd):
@@ -258,12 +293,7 @@ class _Command:
             with self._turn.given_away():
                 code = self._run(words, Path(prepared["cwd"]), prepared["env"])
             if code != 0:
-                raise _CommandFailedError(f"its command exited with {code}", code)
-        if changed := [str(dep) for dep in stage.deps if dep.workspace_status()]:
-            raise _CommandFailedError(
-                f"{', '.join(changed)} changed while it ran, so nobody knows which its outputs are of; run the same command again",
-                ExitCode.UNFIT_ENVIRONMENT,
-            )
+                raise CommandFailedError(f"its command exited with {code}", code)
 
     def _run(self, words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> int:
         with RUNNING.command(words, folder=folder, environment=_environment(environment)) as process:
@@ -335,18 +365,6 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
     return {**given, "PATH": tools, "PYTHONUNBUFFERED": "1"}
 
 
-def _explained(error: Exception, root: Path) -> Exception:
-    """Return what stopped DVC, a full disk or a read-only one as the project's own error."""
-    for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            try:
-                with disk_errors_explained(Path(cause.filename or root)):
-                    raise cause
-            except DcnasError as explained:
-                return explained
-    return error if str(error) else DvcException(": ".join(filter(None, map(str, _causes(error)))) or repr(error))
-
-
 def _name(stage: Any) -> str:
     """Return the stage's address in the project's folder; DVC's own `addressing` depends on the current one."""
     own = getattr(stage, "name", None)
@@ -375,25 +393,3 @@ def _matching(target: str, names: list[str]) -> list[str]:
             remedy=f"{hint}all are shown by: dvc stage list --name-only",
         )
     return found
-
-
-@contextmanager
-def _dvc_errors_explained(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except LockError as error:
-        raise UnfitEnvironmentError(
-            f"Another dvc process is at work in {root}: {error}", remedy="wait for it to end, then run the same again"
-        ) from error
-    except DvcException as error:
-        message = ": ".join(map(str, _causes(error)))
-        remedy = "correct it, then ask: dvc status"
-        if _LOCK in message and (root / _LOCK_COPY).is_file():
-            remedy = f"take back the copy made before the last flow: cp {_LOCK_COPY} {_LOCK}"
-        raise BadInputError(f"DVC cannot read the pipeline: {message}", where=root, remedy=remedy) from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__

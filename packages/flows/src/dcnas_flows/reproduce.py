@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcnas_flows.engine import Outcome, Step, execute, exit_code, retrying
+from dcnas_flows.orders import Sharing
 from dcnas_flows.processes import supervised
 from dcnas_flows.project import Project, capacity_of, opened, plan
 from dcnas_flows.report import Narrator, describe, print_summary, print_times
 from dcnas_flows.server import ensure_server, settle_prefect
-from dcnas_harness.errors import UnfitEnvironmentError
+from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
 
 if TYPE_CHECKING:
     from dcnas_flows.job import Asked
 
 
-def reproduce(root: Path, targets: Sequence[str], *, use_prefect: bool, jobs: int | None = None) -> int:
+def reproduce(
+    root: Path, targets: Sequence[str], *, use_prefect: bool, jobs: int | None = None, sharing: Sharing | None = None
+) -> int:
     """
     Run every stale pipeline stage that the targets need, print a summary, and return the exit code. Main thread only.
 
@@ -32,18 +35,23 @@ def reproduce(root: Path, targets: Sequence[str], *, use_prefect: bool, jobs: in
 
         jobs: Most cores that stages take together (each as its `meta` in dvc.yaml says); all that this process may use, where it is `None`.
 
+        sharing: Run on other machines, through Prefect, what may leave home; all runs here where it is `None`.
+
     Returns:
         0, the failed stage's own code where it is one of 2 to 5, otherwise 1.
 
     Raises:
-        BadInputError: A target is unknown, or DVC cannot read the pipeline.
+        BadInputError: A target is unknown, DVC cannot read the pipeline, or there is nothing to share through.
 
         UnfitEnvironmentError: Another flow or dvc process is at work here, or Prefect's server cannot be reached.
 
         KeyboardInterrupt, SystemExit: On SIGINT and on SIGTERM (143).
     """
-    door = _with_prefect if use_prefect else _plainly
-    outcomes = supervised(lambda: door(root, targets, jobs))
+    if sharing is not None and not use_prefect:
+        raise BadInputError("Other machines take stages from Prefect's server.", remedy="leave --no-prefect out")
+    outcomes = supervised(
+        lambda: _with_prefect(root, targets, jobs, sharing) if use_prefect else _plainly(root, targets, jobs)
+    )
     if outcomes:
         print_summary(outcomes)
         print_times(outcomes)
@@ -65,13 +73,13 @@ def _run(project: Project, step: Step, narrator: Narrator) -> Outcome:
     return outcome
 
 
-def _with_prefect(root: Path, targets: Sequence[str], jobs: int | None) -> tuple[Outcome, ...]:
+def _with_prefect(root: Path, targets: Sequence[str], jobs: int | None, sharing: Sharing | None) -> tuple[Outcome, ...]:
     made = plan(root, targets)  # a look ahead: starting Prefect takes longer than finding that nothing is stale
     print(describe(made), flush=True)
-    return _run_flow(root, targets, jobs) if made.stale else ()
+    return _run_flow(root, targets, jobs, sharing) if made.stale else ()
 
 
-def _run_flow(root: Path, targets: Sequence[str], jobs: int | None) -> tuple[Outcome, ...]:
+def _run_flow(root: Path, targets: Sequence[str], jobs: int | None, sharing: Sharing | None) -> tuple[Outcome, ...]:
     settle_prefect()
     from prefect.client.schemas.objects import State
 
@@ -81,8 +89,8 @@ def _run_flow(root: Path, targets: Sequence[str], jobs: int | None) -> tuple[Out
     asked = Asked(root)
     ASKED.set(asked)
     with _server_errors_explained(asked):
-        ensure_server()
-        state: State[Any] = reproduce_flow(list(targets), jobs, return_state=True)
+        ensure_server(for_others=sharing is not None)
+        state: State[Any] = reproduce_flow(list(targets), jobs, sharing, return_state=True)
         outcomes = state.result(raise_on_failure=False)
         if isinstance(outcomes, BaseException):
             raise outcomes

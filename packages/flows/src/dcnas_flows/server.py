@@ -41,17 +41,26 @@ def settle_prefect() -> None:
         os.environ.setdefault(name, value)
 
 
-def ensure_server() -> None:
+def ensure_server(*, for_others: bool = False) -> None:
     """
     Make sure that Prefect's server answers; start a temporary one, which ends with this process, where none is configured.
 
+    Args:
+        for_others: Workers on other machines are to use it, so a temporary one does not do.
+
     Raises:
-        UnfitEnvironmentError: The configured server does not answer or has another version, or the temporary one does not start.
+        UnfitEnvironmentError: None is configured though others need it, the configured one does not answer or has another version, or the
+            temporary one does not start.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
+    if not settings.api.url and for_others:
+        raise UnfitEnvironmentError(
+            "No Prefect server is configured that workers on other machines could reach.",
+            remedy="prefect server start --host 0.0.0.0, and set PREFECT_API_URL=http://THIS_MACHINE:4200/api here and there",
+        )
     if not settings.api.url:
         _start(("127.0.0.1", 0), float(settings.server.ephemeral.startup_timeout_seconds), whole=False)
     try:
