@@ -52,6 +52,8 @@ def test_the_flow_gives_the_bytes_of_dvc_repro(smoke: Path, tmp_path: Path, comm
     last = command(FLOW, clone)
     assert last.returncode == 0, last.stdout + last.stderr
     for name in TABLES:
-        assert last.stdout.index(f"Running stage '{name}':") < last.stdout.index("[1/2]"), "both run before one has ended"
+        assert last.stdout.index(f"Running stage '{name}':") < last.stdout.index("[1/2]"), (
+            "both run before one has ended"
+        )
     assert locked(clone) == expected
     assert not plan(clone, []).stale
