@@ -1,7 +1,7 @@
-"""Parquet on disk: atomic, compressed, with page checksums written and verified, and typed JSON in the schema's metadata."""
+"""Parquet on disk: atomic, compressed, with checksums of pages and of the whole file, written and verified, and typed JSON as metadata."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +12,13 @@ from pydantic import BaseModel, ValidationError
 
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_harness.files import atomic_write
+from dcnas_schema.seal import EMPTY_SEAL, SEAL_KEY, broken_seal, seal
 
 METADATA_KEY = b"dcnas"
-_DIGEST_KEY = b"dcnas_sha256"
-"""SHA-256 of the JSON: Parquet's page checksums do not cover the footer that holds it."""
+_DIGEST_KEY = b"dcnas_json_sha256"
+"""SHA-256 of the JSON, for who reads the metadata alone."""
+_OLD_DIGEST_KEY = b"dcnas_sha256"
+"""The same in files of before they were sealed. A key of its own: a seal whose key was damaged must not pass for such a file."""
 Metadata = TypeVar("Metadata", bound=BaseModel)
 
 
@@ -48,14 +51,16 @@ class ParquetSink:
 
 @contextmanager
 def parquet_sink(path: Path, schema: pa.Schema) -> Iterator[ParquetSink]:
-    """Yield what writes batches to `path`; the file appears when the block ends well."""
-    with (
-        atomic_write(path) as temporary,
-        pq.ParquetWriter(
+    """Yield what writes batches to `path`; the file appears, sealed, when the block ends well."""
+    kept = {key: value for key, value in (schema.metadata or {}).items() if key != SEAL_KEY}  # a copied schema may bring one
+    schema = schema.with_metadata(kept)
+    with atomic_write(path) as temporary:
+        with pq.ParquetWriter(
             temporary, schema, compression="zstd", compression_level=1, use_dictionary=False, write_page_checksum=True
-        ) as writer,
-    ):
-        yield ParquetSink(writer)
+        ) as writer:
+            yield ParquetSink(writer)
+            writer.add_key_value_metadata({SEAL_KEY: EMPTY_SEAL})
+        seal(temporary)
 
 
 def _key_values(metadata: BaseModel) -> dict[bytes, bytes]:
@@ -72,21 +77,39 @@ def read_metadata(path: Path, metadata_type: type[Metadata]) -> Metadata:
     """
     if not path.is_file():
         raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)")
+    remedy = f"delete it, then run: dvc checkout {path} (or dvc repro)"
     try:
         written = pq.read_metadata(path).metadata or {}
-        if hashlib.sha256(written[METADATA_KEY]).hexdigest().encode() != written.get(_DIGEST_KEY):
-            raise ValueError("they do not have the SHA-256 that it names")
+        _require_named_digest(path, written)
         return metadata_type.model_validate_json(written[METADATA_KEY])
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # pydantic's ValidationError is a ValueError
+        raise CorruptArtefactError(f"{path} does not carry metadata of this kind: {error}", remedy=remedy) from error
+
+
+def _require_named_digest(path: Path, metadata: Mapping[bytes, bytes]) -> None:
+    named = metadata.get(_DIGEST_KEY, metadata.get(_OLD_DIGEST_KEY))
+    if hashlib.sha256(metadata[METADATA_KEY]).hexdigest().encode() != named:
         raise CorruptArtefactError(
-            f"{path} does not carry metadata of this kind: {error}",
+            f"{path} is damaged: its metadata do not have the SHA-256 that it names.",
             remedy=f"delete it, then run: dvc checkout {path} (or dvc repro)",
-        ) from error
+        )
+
+
+def check_parquet(path: Path) -> None:
+    """
+    Read a whole Parquet file, ours or not: its seal where it has one, and every page against its checksum where it has one.
+
+    Raises:
+        CorruptArtefactError: It is damaged.
+
+        BadInputError: It may not be read.
+    """
+    _read_whole(path)
 
 
 def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -> tuple[pa.Table, Metadata]:
     """
-    Read a table that `write_parquet` made, verifying every page's checksum.
+    Read a table that `write_parquet` made, verifying the seal of the whole file and every page's checksum.
 
     Args:
         schema: The columns that the file must have, in this order.
@@ -101,24 +124,12 @@ def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -
     remedy = f"delete it, then run: dvc checkout {path} (or dvc repro)"
     if not path.is_file():
         raise CorruptArtefactError(f"{path} does not exist.", remedy="run: dvc repro (or dvc pull)")
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
-            table, metadata = file.read(), file.metadata.metadata or {}
-        names = ", ".join(table.schema.names)
-    except MemoryError as error:  # a damaged size asks for any amount
-        raise CorruptArtefactError(
-            f"{path} cannot be read: too little memory, or it is damaged: {error}",
-            remedy=f"close other programs; if it stays so, {remedy}",
-        ) from error
-    except PermissionError as error:
-        raise BadInputError(f"{path} cannot be read: permission denied.", remedy=f"chmod u+r {path}") from error
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = (str(error).splitlines() or [repr(error)])[0]
-        raise CorruptArtefactError(f"{path} is damaged: {reason}", remedy=remedy) from error
+    table, metadata, sealed = _read_whole(path)
     found = metadata.get(METADATA_KEY)
     if not table.schema.equals(schema) or found is None:
+        names, wanted = ", ".join(table.schema.names), ", ".join(schema.names)
         raise CorruptArtefactError(
-            f"{path} is not the expected table, or of another version: it has the columns {names}, not {', '.join(schema.names)}.",
+            f"{path} is not the expected table, or of another version: it has the columns {names}, not {wanted}.",
             remedy=remedy,
         )
     try:
@@ -127,8 +138,33 @@ def read_parquet(path: Path, schema: pa.Schema, metadata_type: type[Metadata]) -
         raise CorruptArtefactError(
             f"{path} carries metadata that this version cannot read:\n{error}", remedy="run: dvc repro"
         ) from error
-    if hashlib.sha256(found).hexdigest().encode() != metadata.get(_DIGEST_KEY):
-        raise CorruptArtefactError(
-            f"{path} is damaged: its metadata do not have the SHA-256 that it names.", remedy=remedy
-        )
+    if not sealed:
+        if _DIGEST_KEY in metadata:
+            raise CorruptArtefactError(f"{path} is damaged: the seal of its bytes is gone.", remedy=remedy)
+        _require_named_digest(path, metadata)
     return table, parsed
+
+
+def _read_whole(path: Path) -> tuple[pa.Table, dict[bytes, bytes], bool]:
+    """Return rows, metadata and whether a seal vouches for both."""
+    remedy = f"delete it, then run: dvc checkout {path} (or dvc repro)"
+    sealed = True
+    try:
+        try:
+            problem = broken_seal(path)
+        except LookupError:
+            problem, sealed = None, False
+        if problem:
+            raise CorruptArtefactError(f"{path} is damaged: {problem}.", remedy=remedy)
+        with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
+            return file.read(), file.metadata.metadata or {}, sealed
+    except PermissionError as error:
+        raise BadInputError(f"{path} cannot be read: permission denied.", remedy=f"chmod u+r {path}") from error
+    except MemoryError as error:  # a damaged size asks for any amount
+        raise CorruptArtefactError(
+            f"{path} cannot be read: too little memory, or it is damaged: {error}",
+            remedy=f"close other programs; if it stays so, {remedy}",
+        ) from error
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise CorruptArtefactError(f"{path} is damaged: {reason}", remedy=remedy) from error
