@@ -117,6 +117,14 @@ def audit(
 
 
 @app.command()
+def verify() -> None:
+    """Hash every output of dvc.lock again, in the workspace and in the cache, and name each file that is damaged or missing (exit 4)."""
+    from dcnas_app.verifying import verify as verify_project
+
+    verify_project(project_root())
+
+
+@app.command()
 def device() -> None:
     """Write data/device.json: which machine this is and which profile params.yaml names; the pipeline measures anew where it changes."""
     path = _write_identity(project_root())

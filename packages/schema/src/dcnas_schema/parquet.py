@@ -52,7 +52,9 @@ class ParquetSink:
 @contextmanager
 def parquet_sink(path: Path, schema: pa.Schema) -> Iterator[ParquetSink]:
     """Yield what writes batches to `path`; the file appears, sealed, when the block ends well."""
-    kept = {key: value for key, value in (schema.metadata or {}).items() if key != SEAL_KEY}  # a copied schema may bring one
+    kept = {
+        key: value for key, value in (schema.metadata or {}).items() if key != SEAL_KEY
+    }  # a copied schema may bring one
     schema = schema.with_metadata(kept)
     with atomic_write(path) as temporary:
         with pq.ParquetWriter(
