@@ -16,6 +16,7 @@ from PIL import Image, ImageFile
 from dcnas_data.photo_files import RefusedError, quiet_pillow, store_photo
 from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_harness.files import sha256_of
+from dcnas_lineage.collect import collect_provenance
 from dcnas_nets.mixed import Form
 from dcnas_nets.models import build_model
 from dcnas_nets.space import build_space_net
@@ -25,6 +26,7 @@ from dcnas_retrain.job import Job, train_job
 from dcnas_schema.genotype import STAGE_DEPTHS, uniform_genotype
 from dcnas_schema.params import Params
 from dcnas_schema.photo_training import PhotoLossParams
+from dcnas_schema.provenance import DeviceCard
 from dcnas_schema.space import OP_SETS, OPS, PLACES, OpName, width_bounds
 from dcnas_training.photo_losses import photo_loss
 
@@ -163,6 +165,18 @@ def test_too_little_memory_is_said_and_keeps_the_checkpoints(
     assert list(tmp_path.rglob("*.tmp")) == []
 
 
+def test_a_killed_git_is_not_taken_for_a_missing_checkout(
+    card: DeviceCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where Git is killed while provenance asks it, the stage fails (exit 3): it never writes that there is no commit."""
+    git = tmp_path / "git"
+    git.write_text("#!/bin/sh\nkill -9 $$\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(UnfitEnvironmentError, match="git rev-parse was killed by signal 9"):
+        collect_provenance(stage="retrain", item="", params_sha256="0" * 64, seed=0, inputs=(), device=card)
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_a_figure_that_does_not_fit_keeps_the_old_one(small_disk: Path, suffix: str) -> None:
     """On a full disk the error (exit 3) names the figure, the old one stays whole, and no part is left."""
@@ -219,13 +233,13 @@ def test_every_op_of_the_space_runs_deterministically(deterministic: torch.devic
 @pytest.mark.parametrize("form", ["plain", "fused"])
 def test_the_supernet_runs_deterministically(deterministic: torch.device, form: Form) -> None:
     """All candidates at once, in both forms, and two sampled paths, with the decoder, forward and backward."""
-    ops = OP_SETS[8]
+    ops = OP_SETS[4]
     widths = [[width_bounds(place.in_channels, OPS[op])[0] for op in ops] for place in PLACES]
     net = Supernet(ops, widths, classes=5, decoder=True, form=form).to(deterministic).train()
     image = torch.rand((2, 3, 32, 32), device=deterministic)
     alphas = torch.full((len(PLACES), len(ops)), 1 / len(ops), device=deterministic, requires_grad=True)
     depths = [torch.full((depth,), 1 / depth, device=deterministic, requires_grad=True) for depth in STAGE_DEPTHS]
-    outputs = [net.mixed(image, alphas, depths), *net.paths(image, [[0] * len(PLACES), [7] * len(PLACES)], depths)]
+    outputs = [net.mixed(image, alphas, depths), *net.paths(image, [[0] * len(PLACES), [3] * len(PLACES)], depths)]
     heads = [value for output in outputs for value in (output.logits, output.restored) if value is not None]
     assert len(heads) == 6
     torch.stack([value.square().mean() for value in heads]).sum().backward()

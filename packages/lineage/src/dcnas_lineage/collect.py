@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from dcnas_harness.errors import CorruptArtefactError
+from dcnas_harness.errors import CorruptArtefactError, UnfitEnvironmentError
 from dcnas_harness.files import sha256_of
 from dcnas_schema.provenance import DeviceCard, Provenance
 
@@ -26,6 +26,8 @@ def collect_provenance(
 
     Raises:
         CorruptArtefactError: An input is missing.
+
+        UnfitEnvironmentError: Git was killed while it was asked.
     """
     commit, dirty = _git_state()
     return Provenance(
@@ -61,6 +63,10 @@ def _git(*arguments: str) -> str | None:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
+    if done.returncode < 0:  # not "there is no checkout": the provenance would lose its commit in silence
+        raise UnfitEnvironmentError(
+            f"git {arguments[0]} was killed by signal {-done.returncode}.", remedy="run the same command again"
+        )
     return done.stdout if done.returncode == 0 else None
 
 
