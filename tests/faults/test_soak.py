@@ -30,9 +30,7 @@ def test_kills_at_random_end_as_if_nothing_had_been(
     assert (results["differences"], results["hangs"], results["orphans"]) == ([], 0, 0)
 
 
-def test_whatever_differs_is_seen(
-    project: Path, made_once: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_differs_is_seen(project: Path, made_once: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another output, a damaged one and a part of a file are told by name; run records, which hold times, may differ."""
     monkeypatch.syspath_prepend(str(project / "benchmarks"))
     soak = importlib.import_module("soak")
@@ -41,11 +39,11 @@ def test_whatever_differs_is_seen(
     assert (nothing.differences, nothing.damaged, nothing.left_over, nothing.compared) == ([], [], [], 5)
     lock = (made / "dvc.lock").read_text()
     md5 = md5_of(made / "data/second.json")
-    (made / "dvc.lock").write_text(lock.replace(md5, "0" * 32))
+    (made / "dvc.lock").write_text(lock.replace(md5, "f" * 32))
     (made / "data/folder/a.txt").write_text("x")
     (made / "data/.third.bin.1.tmp").touch()
     soak._compare(made_once, made, found)
-    assert found.differences == [f"data/second.json: {'0' * 32}, not {md5}"]
+    assert found.differences == [f"data/second.json: {'f' * 32}, not {md5}"]
     assert [line.split(": ")[0] for line in found.damaged] == [f"{made}/data/folder/a.txt", f"{made}/data/second.json"]
     assert found.left_over == ["data/.third.bin.1.tmp"]
     steps = soak.Steps(start_s=3.0, seconds={"a": 1.0, "b": 2.0})
