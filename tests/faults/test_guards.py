@@ -12,6 +12,9 @@ WRITERS_ALLOWED = {
     "packages/harness/src/dcnas_harness/process.py": "the lock file, which the kernel guards and nobody reads as data",
     "packages/latency/src/dcnas_latency/lock.py": "the device's lock file, in which the holders' pids stand for a message alone",
     "packages/schema/src/dcnas_schema/seal.py": "the seal, put into the temporary file of atomic_write before it gets its name",
+    "packages/flows/src/dcnas_flows/alive.py": "a lock file that is renamed when it is locked; it tells who lives, and is no artefact",
+    "packages/flows/src/dcnas_flows/machines.py": "DVC's settings in a worker's own checkout, whose mode is set before DVC writes them",
+    "packages/lineage/src/dcnas_lineage/revision.py": "a checkout in a temporary folder, for an audit to look at",
     "packages/app/src/dcnas_app/publishing.py": "copies into a temporary folder that is renamed as a whole",
 }
 """File -> why it writes without atomic_write."""
@@ -22,6 +25,11 @@ FUNCTIONS = {
 }  # fmt: skip
 SAFE_TARGETS = {"temporary", "buffer"}
 """What `atomic_write` yields, and a buffer in memory."""
+CLOCKS_ALLOWED = {
+    "packages/flows/src/dcnas_flows/garbage.py": "the age of files, whose times are the wall clock's too",
+    "packages/lineage/src/dcnas_lineage/hashing.py": "the age of a file's last change, within one walk",
+    "packages/lineage/src/dcnas_lineage/recording.py": "when a run began and ended, which its record tells and nothing reads as a duration",
+}
 CLOCKS = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
 
 
@@ -51,7 +59,10 @@ def mode_of(call: ast.Call) -> str:
     given = [keyword.value for keyword in call.keywords if keyword.arg == "mode"] or call.args[0 if method else 1 :]
     if not given:
         return "r"
-    return str(given[0].value) if isinstance(given[0], ast.Constant) else "?"
+    modes = [
+        str(value.value) for value in given if isinstance(value, ast.Constant)
+    ]  # a file system's takes the path first
+    return modes[0] if modes else "?"
 
 
 def writes(call: ast.Call, name: str) -> bool:
@@ -61,7 +72,7 @@ def writes(call: ast.Call, name: str) -> bool:
         return False
     method = name.rsplit(".", 1)[-1]
     owner = name.rsplit(".", 1)[0]
-    if method == "open" and name not in ("os.open", "Image.open", "PhotoStore.open"):
+    if method == "open" and name not in ("os.open", "Image.open", "PhotoStore.open", "archive.open"):
         return owner not in SAFE_TARGETS and bool(set(mode_of(call)) & set("wax+?"))
     if name in FUNCTIONS:
         return "O_RDONLY" not in " ".join(targets)
@@ -126,11 +137,12 @@ def test_no_file_is_run_as_code(project: Path) -> None:
 
 
 def test_no_duration_is_of_the_wall_clock(project: Path) -> None:
-    """The wall clock can be set back: no package and no stage asks for it, so that neither a duration nor an output can hold it."""
-    found = [
-        f"{path}:{call.lineno}: {name}"
+    """The wall clock can be set back: nobody asks for it but those named above, so that neither a duration nor an output holds it."""
+    found = {
+        f"{path}:{call.lineno}: {name}": path
         for path, tree in sources(project, "packages", "stages")
         for call, name in calls(tree)
         if ".".join(name.split(".")[-2:]) in CLOCKS
-    ]
-    assert found == []
+    }
+    assert sorted(where for where, path in found.items() if path not in CLOCKS_ALLOWED) == []
+    assert set(found.values()) == set(CLOCKS_ALLOWED), "an exception that is none any more"
