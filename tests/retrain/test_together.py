@@ -85,9 +85,11 @@ print(json.dumps(ends))
 SETTINGS = {
     "retrain.epochs": 10,
     "retrain.batch_size": 8,
+    "retrain.memory_format": "contiguous",  # PyTorch's batch norm of one process rounds a hundred times more coarsely in channels_last
     "retrain.recalibrate": 20,
     "retrain.learning_rate": 4e-5,  # Adam's steps are as long for a gradient of rounding alone: at higher rates it grows into the loss
     "retrain_photos.epochs": 7,
+    "retrain_photos.memory_format": "contiguous",
     "retrain_photos.recalibrate": 8,
 }
 
