@@ -202,7 +202,7 @@ def test_with_a_profile_measured_and_predicted_are_of_one_setting(
     assert latency.not_comparable is not None
     assert "simulated" in latency.not_comparable
     assert latency.error_pct is None
-    comparable = latency.model_copy(update={"not_comparable": None})
+    comparable = latency.model_copy(update={"not_comparable": None, "clock": "wall"})
     assert comparable.error_pct == pytest.approx(100 * (expected.ms / measured.median_ms - 1))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dcnas_evaluate.timing import Question, SceneNet, measured_latency, timing_process
-from dcnas_harness.errors import UnfitEnvironmentError
+from dcnas_harness.errors import CorruptArtefactError
 from dcnas_latency.card import device_card
 from dcnas_nets.models import build_model
 from dcnas_schema.params import Params
@@ -61,7 +61,7 @@ def test_damaged_weights_end_with_what_that_process_said(question: Question, cap
     Path(question.weights).write_bytes(b"x")
     with (
         timing_process(question.params, threads=2) as ask,
-        pytest.raises(UnfitEnvironmentError, match="see what it said above"),
+        pytest.raises(CorruptArtefactError, match="see what it said above"),
     ):
         measured_latency(question, ask)
     assert "weights.safetensors" in capfd.readouterr().err

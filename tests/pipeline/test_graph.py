@@ -123,7 +123,7 @@ ONE_A_SECTION = [
     ("tabulate", "confidence"),
     ("photo_view", "flip"),
     ("photo_noise", "clip"),
-    ("searches", "noisy_s", "beta"),
+    ("searches", "noisy_s", "ops"),
     ("search_supernet", "momentum"),
     ("derive_genotype", "repeats"),
     ("photo_models", "tf_nas_m", "images"),
@@ -235,7 +235,7 @@ def test_only_what_reads_a_changed_parameter_really_runs(finished: Path, command
 def test_another_search_retrains_no_model_that_is_not_on_it(finished: Path, command: Command) -> None:
     """A new target of one search: it runs again, genotypes are chosen again, and models of the other search and baselines stay."""
     parameters = finished / "params.yaml"
-    old = "sink_4_s: {ops: 4, beta: sink, images: clean, loss: classification, bound: classifier, target: {reach: 0.1}"
+    old = "sink_4_s: {ops: 4, beta: sink, images: clean, target: {reach: 0.1}"
     assert old in parameters.read_text()
     parameters.write_text(parameters.read_text().replace(old, old.replace("0.1", "0.6")))
     done = command(["dvc", "repro", "evaluate_photos"], finished)

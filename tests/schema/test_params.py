@@ -32,7 +32,7 @@ WRONG = {
 }
 NULLABLE = {"generate_data.photos.most_classes", "retrain_photos.grad_clip", "retrain_photos.learning_rate_batch"}
 """Keys of numbers that `null` leaves out."""
-ALLOWED = {"generate_data.photos.files": ([], ["x"])}
+ALLOWED = {"generate_data.photos.files": ([], ["x"]), "profile_latency.references": ([],)}
 """Values of `WRONG` that are right at their key."""
 ZERO_IS_WRONG = [
     "device.threads",
@@ -97,8 +97,17 @@ KEPT = {
 """Of the models and of the searches, which are alike, one of each kind."""
 ONE_OF = {"search", "random", "like", "target"}
 """Keys of which a model or a target has one or another: what is missing or wrong is said of the whole."""
-DEFAULTED = {("search_supernet",), ("derive_genotype",), ("photo_models", "images"), ("photo_models", "decoder")}
-"""Sections, and keys of a section, that may be left out: their defaults are the paper's."""
+DEFAULTED = {
+    ("search_supernet",),
+    ("derive_genotype",),
+    ("photo_models", "images"),
+    ("photo_models", "decoder"),
+    ("profile_latency", "tf32"),
+    ("profile_latency", "references"),
+    ("evaluate", "unsynchronised"),
+    ("evaluate_photos", "unsynchronised"),
+}
+"""Sections, and keys of a section, that may be left out: their defaults are the paper's, or change nothing."""
 
 
 def leaves(values: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

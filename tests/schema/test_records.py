@@ -71,5 +71,7 @@ def test_a_latency_is_compared_by_the_profiles_clock(clock: Any, device_ms: floa
     assert latency.spread_by(clock) == found
     assert latency.by(clock) == (None if found is None else found[0])
     predicted = PredictedLatency(ms=7.7, low_ms=7.0, high_ms=8.0)
-    both = ModelLatency(measured=latency, setting=None, predicted=predicted, not_comparable=None, clock=clock)
+    both = ModelLatency(
+        measured=latency, setting=None, profile_card=None, predicted=predicted, not_comparable=None, clock=clock
+    )
     assert both.error_pct == (None if found is None else pytest.approx(100 * (7.7 / found[0] - 1)))

@@ -25,6 +25,7 @@ from dcnas_schema.search_params import TargetSpec
 from dcnas_schema.space import NET_KINDS, OP_SETS, PLACES, NetKind
 from dcnas_search_supernet.bound import net_latency, require_reachable, target_within
 from dcnas_search_supernet.job import search_job
+from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.search_latency import reach
 
 KILLS = """
@@ -125,11 +126,8 @@ def test_a_checkpoint_without_a_piece_is_refused(
     """Each piece of the state is needed to go on: none is silently taken from the start."""
     from dcnas_search_supernet import loop
 
-    class Folder:
-        folder = tmp_path
-
-        @staticmethod
-        def newest() -> tuple[int, dict[str, Any]]:
+    class Folder(CheckpointFolder):
+        def newest(self) -> tuple[int, dict[str, Any]]:
             return 1, {name: saved[name] for name in saved if name != piece}
 
     runs: list[Any] = []
@@ -138,7 +136,7 @@ def test_a_checkpoint_without_a_piece_is_refused(
         search_job(job(tmp_path), tmp_path / "out")
     state = loop.start_state(runs[0])
     saved = state.to_save()
-    object.__setattr__(runs[0], "checkpoints", Folder())
+    object.__setattr__(runs[0], "checkpoints", Folder(tmp_path))
     with pytest.raises(CorruptArtefactError, match=f"lacks '{piece}'"):
         loop.search(runs[0])
 

@@ -189,6 +189,8 @@ def test_the_same_records_give_the_same_bytes(kinds: Workshop, results: Path) ->
     wanted |= {f"curves/{quantity}.csv" for quantity in ("psnr_db", "ssim", "top1_pct")} | {
         "metrics.json",
         "index.html",
+        "figures/curves.figure.json",
+        "figures/figure_3.figure.json",
     }
     assert set(first) == wanted
 

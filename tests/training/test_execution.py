@@ -80,6 +80,7 @@ def test_a_machine_without_cuda(monkeypatch: pytest.MonkeyPatch, kind: str) -> N
 def test_a_machine_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` and `cuda` take the first CUDA device, `cpu` does not."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     kinds = {kind: choose_device(DeviceParams(kind=kind, threads=2)) for kind in ("auto", "cuda", "cpu")}  # type: ignore[arg-type]
     assert kinds == {"auto": torch.device("cuda", 0), "cuda": torch.device("cuda", 0), "cpu": CPU}
 
