@@ -17,10 +17,10 @@ MEMBERS := $(wildcard packages/*/pyproject.toml stages/*/pyproject.toml)
 IN_ENV := PATH="$$PWD/.venv/bin:$$PATH"
 CODE := packages stages tests benchmarks
 
-.PHONY: help setup repro flow serve test check lint bench lock
+.PHONY: help setup repro flow serve test test-all check lint bench lock
 
 help: ## Explain the doors
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # An environment knows its own path: a moved or copied clone makes its own.
 ifneq ($(shell cat .venv/.place 2>/dev/null),$(shell pwd -P))
@@ -45,9 +45,12 @@ flow: $(READY) ## The same as repro, as a Prefect flow
 serve: $(READY) ## Run the flows of prefect.yaml at their times on this machine, with Prefect's pages, until stopped
 	@$(IN_ENV) dcnas flow serve
 
-test: $(READY) ## Run all tests, on two cores
-	@echo "running all tests: about 9 minutes on 2 cores"
+test: $(READY) ## Run the tests, on two cores: all but those of schedules, workers and several processes
+	@echo "running the tests: about 9 minutes on 2 cores; make test-all adds those of schedules, workers and several processes"
 	@$(IN_ENV) pytest -n 2
+
+test-all: $(READY) ## Run all tests, those that start servers, workers and several processes too: about 15 minutes
+	@$(IN_ENV) pytest -n 2 -m "long or not long"
 
 lint: $(READY)
 	@$(IN_ENV) ruff format --check $(CODE)
@@ -55,7 +58,7 @@ lint: $(READY)
 	@$(IN_ENV) mypy
 	@$(IN_ENV) lint-imports
 
-check: lint test ## Format, lint, types, import floors, tests
+check: lint test-all ## Format, lint, types, import floors, all tests
 
 bench: $(READY) ## Run the benchmarks; each prints ratios measured in one run
 	@$(IN_ENV) sh -c 'for script in benchmarks/*.py; do echo "== $$script"; python "$$script" --json "benchmarks/results/$$(basename "$$script" .py).json" || exit 1; done'

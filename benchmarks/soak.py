@@ -31,6 +31,7 @@ from support.report import Bar, Report
 
 from dcnas_app.verifying import verify_outputs
 from dcnas_harness.errors import DcnasError
+from dcnas_harness.files import write_text
 from dcnas_latency.identity import write_identity
 from dcnas_lineage.lock import Lock
 from dcnas_schema.params import load_params, read_yaml
@@ -310,9 +311,16 @@ def _tell(report: Report, arguments: argparse.Namespace, soak: Soak, steps: Step
         "seconds": round(seconds, 1),
     }
     report.finish(("", ""), rows, bars, results, arguments.json)
+    if arguments.json is not None:
+        write_text(arguments.json.with_suffix(".md"), _markdown(rows))
     for problem in (*soak.differences, *soak.damaged, *soak.left_over):
         print(problem)
     return 0 if all(bar.met for bar in bars) else 1
+
+
+def _markdown(rows: list[tuple[str, object]]) -> str:
+    lines = [f"| {name.strip()} | {value} |" for name, value in rows]
+    return "\n".join(["| Soak | |", "| --- | --- |", *lines, ""])
 
 
 if __name__ == "__main__":

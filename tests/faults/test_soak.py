@@ -14,6 +14,7 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_kills_at_random_end_as_if_nothing_had_been(
     project: Path, unmade: Path, python: Python, tmp_path: Path
 ) -> None:

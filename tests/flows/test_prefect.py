@@ -134,6 +134,7 @@ def test_a_terminated_flow_is_reported_as_crashed(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_flow_is_told_of_by_the_next(
     tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Any
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_killed_flow_is_told_of_by_the_next(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_lost_server_holds_nothing_up(
     tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Any
 ) -> None:

@@ -18,6 +18,7 @@ from dcnas_schema.parquet import read_parquet
 from dcnas_schema.photo_records import PHOTO_TRAINING_LOG, PhotoTrainingMetadata
 from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 Python = Callable[..., subprocess.CompletedProcess[str]]
 Trained = tuple[Path, list[list[int]]]
 TRAIN = """
@@ -216,7 +217,6 @@ def test_no_process_survives_another(
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.slow
 def test_torchrun_starts_it_and_an_error_is_told_once(
     python: Python, command: Callable[..., list[Any]], tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ from dcnas_schema.parquet import read_parquet
 from dcnas_schema.search_log import SEARCH_LOG, ArchitectureRecord, SearchMetadata
 from dcnas_schema.search_params import ArchitectureParams
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+
 SEARCH = """
 from dcnas_search_supernet import loop
 from dcnas_search_supernet.job import Job, Settings, search_job

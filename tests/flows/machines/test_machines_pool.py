@@ -112,6 +112,7 @@ def prefect(tmp_path: Path) -> Iterator[Prefect]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_workers_take_stages_from_the_pool(net: Net, prefect: Prefect) -> None:
     """
     Home sends both trainings to the pool, and both are lost on the way: one with its whole machine, one with the Prefect worker alone,
