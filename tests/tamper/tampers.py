@@ -8,6 +8,7 @@ Expect: the matrix as a Markdown table, made by running all of it (a minute or t
 import os
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -360,6 +361,10 @@ FALSE_ALARMS = (
 )  # fmt: skip
 
 
+_EDGE = 110
+"""Most characters of an edge in the matrix; the audit itself prints all of them."""
+
+
 def matrix() -> str:
     """Run every tamper and every change that is none, and return the outcomes as a Markdown table."""
     lines = ["| Change | Verdict | First failing edge |", "| --- | --- | --- |"]
@@ -374,7 +379,8 @@ def matrix() -> str:
             tamper.do(folder / "project")
             verdict, blamed = outcome(audited(folder / "project", remote=tamper.remote))
             mark = "" if verdict is tamper.verdict else " (wanted " + tamper.verdict + ")"
-            lines.append(f"| {tamper.name} | {verdict}{mark} | {blamed.replace('|', '/')} |")
+            edge = textwrap.shorten(blamed.replace("|", "/"), _EDGE, placeholder=" ...")
+            lines.append(f"| {tamper.name} | {verdict}{mark} | {edge} |")
             shutil.rmtree(folder)
     return "\n".join(lines)
 
