@@ -45,11 +45,11 @@ flow: $(READY) ## The same as repro, as a Prefect flow
 serve: $(READY) ## Run the flows of prefect.yaml at their times on this machine, with Prefect's pages, until stopped
 	@$(IN_ENV) dcnas flow serve
 
-test: $(READY) ## Run the tests, on two cores: all but those of schedules, workers and several processes
-	@echo "running the tests: about 9 minutes on 2 cores; make test-all adds those of schedules, workers and several processes"
+test: $(READY) ## Run the tests, on two cores: all but those that start schedules, workers, compilers or several processes
+	@echo "running the tests: about 9 minutes on 2 cores; make test-all adds those that start schedules, workers, compilers or several processes"
 	@$(IN_ENV) pytest -n 2
 
-test-all: $(READY) ## Run all tests, those that start servers, workers and several processes too: about 15 minutes
+test-all: $(READY) ## Run all tests, those too: about 15 minutes
 	@$(IN_ENV) pytest -n 2 -m "long or not long"
 
 lint: $(READY)

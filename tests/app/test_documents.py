@@ -56,7 +56,7 @@ def test_one_name_in_five_places() -> None:
         name = project.parent.name
         assert re.search(rf"^  {name}:$", dvc, re.MULTILINE)
         assert re.search(rf"^{name}:$", params, re.MULTILINE)
-        assert f"-- dcnas_{name} " in dvc
+        assert re.search(rf"-- *\n? *dcnas_{name} ", dvc)
         assert (project.parent / f"src/dcnas_{name}").is_dir()
         assert (PROJECT / "tests" / name).is_dir()
 

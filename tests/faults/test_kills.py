@@ -99,6 +99,7 @@ KILLS = [
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_whatever_is_killed_the_rest_ends_and_the_next_run_goes_on(unmade: Path, made_once: Path, repro: Dvc) -> None:
     """
     SIGKILL and SIGTERM of dvc, of a stage's command and of its helper, one after the other, each followed by `dvc repro`.

@@ -58,6 +58,7 @@ def test_an_absent_server_is_named(tmp_path: Path, new_project: NewProject, star
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_flow_needs_no_server(tmp_path: Path, new_project: NewProject, start_flow: StartFlow) -> None:
     """Without a configured server a temporary one serves the flow, and none of its processes stays."""
     root = new_project(tmp_path / "project", SINGLE)

@@ -294,6 +294,7 @@ def test_a_simulated_device_has_no_runtime(setting: Settings) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_the_compiler_compiles_every_net_as_one_graph(python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """A compiled part computes what an eager one does, and more parts of one kind than torch keeps by itself stay compiled."""
