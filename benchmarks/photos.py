@@ -23,6 +23,7 @@ from dcnas_data.noise import add_uniform_noise
 from dcnas_data.photo_loader import PhotoBatch, PhotoStore
 from dcnas_data.photo_views import RandomView
 from dcnas_generate_data.write_photos import write_photo_splits
+from dcnas_nets.quick import quicken
 from dcnas_nets.space import build_space_net
 from dcnas_schema.genotype import uniform_genotype
 from dcnas_schema.params import DeviceParams, SplitCounts
@@ -71,6 +72,7 @@ class Step:
 
     def __init__(self, kind: NetKind, classes: int, execution: Execution) -> None:
         net = build_space_net(kind, uniform_genotype("k3_e3", _EXPAND), classes=classes, seed=0)
+        quicken(net)
         self._net: nn.Module = net.to(device=execution.device, memory_format=execution.torch_format).train()  # type: ignore[call-overload] # torch's stub lacks this pair
         self._optimizer = torch.optim.SGD(
             self._net.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-5, foreach=True

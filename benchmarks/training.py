@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import Scenes, read_scenes
 from dcnas_nets.models import build_model
+from dcnas_nets.quick import quicken
 from dcnas_schema.params import Params
 from dcnas_training.execution import Execution, choose_device, make_deterministic
 from dcnas_training.losses import scene_loss
@@ -97,6 +98,7 @@ def bare_step(params: Params, name: str, size: int, execution: Execution) -> Cal
     """Return the step alone: forward, loss, backward, optimiser on the same random tensors every time."""
     device, batch = execution.device, params.retrain.batch_size
     model = build_model(params.models[name], seed=0)
+    quicken(model)
     model = model.to(device=device, memory_format=execution.torch_format).train()  # type: ignore[call-overload] # torch's stub lacks this pair
     optimizer = EagerAdam(model.parameters(), lr=params.retrain.learning_rate, fused=True)
     noisy = torch.rand((batch, 3, size, size), device=device).contiguous(memory_format=execution.torch_format)
