@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.long
 NewProject = Callable[[Path, str], Path]
 StartFlow = Callable[..., Any]
 NewServer = Callable[..., AbstractContextManager[Any]]
@@ -58,7 +59,6 @@ def test_an_absent_server_is_named(tmp_path: Path, new_project: NewProject, star
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_flow_needs_no_server(tmp_path: Path, new_project: NewProject, start_flow: StartFlow) -> None:
     """Without a configured server a temporary one serves the flow, and none of its processes stays."""
     root = new_project(tmp_path / "project", SINGLE)
@@ -135,7 +135,6 @@ def test_a_terminated_flow_is_reported_as_crashed(
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_killed_flow_is_told_of_by_the_next(
     tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Any
 ) -> None:
@@ -161,7 +160,6 @@ def test_a_killed_flow_is_told_of_by_the_next(
 
 
 @pytest.mark.slow
-@pytest.mark.long
 def test_a_lost_server_holds_nothing_up(
     tmp_path: Path, new_project: NewProject, start_flow: StartFlow, server: Any
 ) -> None:

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dcnas_flows.away import Away
 from dcnas_flows.engine import Capacity, Outcome, Plan, Result, Step, execute, exit_code, retrying
 from dcnas_flows.orders import Order, Sharing
 from dcnas_flows.project import opened, plan
 
+pytestmark = pytest.mark.long
 Net = Any
 Machines = Any
 OUTS = ("drawn/one", "drawn/two", "trained-a.txt", "trained-b.txt", "joined.txt")

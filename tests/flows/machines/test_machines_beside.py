@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dcnas_flows.engine import Result
 from dcnas_flows.project import opened, plan
 
+pytestmark = pytest.mark.long
 NewProject = Callable[[Path, str], Path]
 StartFlow = Callable[..., Any]
 
