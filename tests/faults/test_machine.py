@@ -70,7 +70,8 @@ def test_another_language_zone_umask_home_and_path_change_no_bit(
     (tmp_path / "link").symlink_to(real)
     write_params(real / "params.yaml")
     environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "LANG", "DVC_STAGE")}
-    environment |= {"LC_ALL": "C", "TZ": "Pacific/Kiritimati"}
+    # Python 3.11 reads the paths of an environment's packages in the locale's encoding, UTF-8 mode or not
+    environment |= {"LC_ALL": "C" if sys.prefix.isascii() else "C.UTF-8", "TZ": "Pacific/Kiritimati"}
 
     def run(*words: str) -> None:
         done = subprocess.run(
