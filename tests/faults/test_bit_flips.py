@@ -20,6 +20,8 @@ from dcnas_retrain.job import train_job
 from dcnas_schema.params import Params
 from dcnas_training.checkpoints import CheckpointFolder
 
+pytestmark = pytest.mark.long
+
 MODEL = "dcnet_reduced_integrated"
 FLIPS = 50
 
