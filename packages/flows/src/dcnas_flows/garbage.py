@@ -15,13 +15,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from dvc.exceptions import DvcException
-from dvc.lock import LockError
 from dvc.repo import Repo
 from dvc_data.hashfile import gc as dvc_gc
 
+from dcnas_flows.dvc_errors import dvc_errors_explained
 from dcnas_flows.project import held
-from dcnas_harness.errors import BadInputError, UnfitEnvironmentError
+from dcnas_harness.errors import BadInputError
 
 _SCRATCH = ".scratch"
 _KEPT_SCRATCH = ("locks", "flows")
@@ -84,7 +83,7 @@ def collect(root: Path, *, keep: Keep, scratch_days: float, sharers: Sequence[Pa
             what a kept commit needs.
     """
     root = root.resolve()
-    with held(root), chdir(root), _dvc_errors_explained(root), Repo(str(root)) as repo:
+    with held(root), chdir(root), dvc_errors_explained(root), Repo(str(root)) as repo:
         _require_own_cache(Path(repo.cache.local.path), root, sharers)
         objects = tuple(_unused(repo, keep, sharers))
         scratch = tuple(_stale_scratch(root, time.time() - scratch_days * _DAY_S))
@@ -160,15 +159,3 @@ def _stale_scratch(root: Path, limit: float) -> Iterator[tuple[str, int]]:
             stats = [path.lstat() for path in here.rglob("*") if not path.is_dir()]
             if max(stat.st_mtime for stat in stats) < limit:
                 yield str(here.relative_to(root)), sum(stat.st_size for stat in stats)
-
-
-@contextmanager
-def _dvc_errors_explained(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except LockError as error:
-        raise UnfitEnvironmentError(
-            f"Another dvc process is at work in {root}: {error}", remedy="wait for it to end, then run the same again"
-        ) from error
-    except DvcException as error:
-        raise BadInputError(f"DVC cannot tell what is needed: {error}; nothing was removed.", where=root) from error

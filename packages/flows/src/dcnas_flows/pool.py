@@ -61,7 +61,11 @@ def run_order(order: dict[str, Any]) -> State[None]:
     """Run one pipeline stage in this worker's clone for another machine; the order is `dcnas_flows.orders.Order` as JSON."""
     log = get_run_logger()
     received, clone = Order.model_validate(order), Path(os.environ.get(CLONE, ""))
-    say: OnLine = lambda line: log.info(line) if line.strip() else None  # noqa: E731
+
+    def say(line: str) -> None:
+        if line.strip():
+            log.info(line)
+
     start = time.monotonic()
     with _alive(received.beat_s) as report:
         try:

@@ -156,11 +156,11 @@ class _Builder:
             ),
             softwareRequirements=many(
                 [
-                    *(self._parts.software("Python", version, f"#python-{version}") for version in pythons),
                     *(
-                        self._parts.software(name, version, f"https://pypi.org/project/{name}/{version}/")
-                        for name, version in packages
+                        self._parts.software("Python", version, f"#python-{version}", url="https://www.python.org/")
+                        for version in pythons
                     ),
+                    *(self._parts.software(name, version, f"#package-{name}-{version}") for name, version in packages),
                 ]
             ),
         )

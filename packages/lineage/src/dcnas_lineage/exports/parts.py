@@ -122,9 +122,8 @@ class Parts:
             value=device,
         )
 
-    def software(self, name: str, version: str, identifier: str) -> Reference:
-        """Add a program that others need, in one version."""
-        url = identifier if identifier.startswith("http") else "https://www.python.org/"
+    def software(self, name: str, version: str, identifier: str, *, url: str | None = None) -> Reference:
+        """Add a program that others need, in one version. Packages have no address: whoever installs them chooses where from."""
         return self._add(identifier, "SoftwareApplication", name=name, softwareVersion=version, url=url)
 
     def requirements(self) -> Reference | None:
