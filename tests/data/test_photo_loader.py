@@ -170,7 +170,7 @@ def test_pictures_decoded_ahead_take_no_more_memory_than_is_given(
 
     def spy(function: object, items: object, *, threads: int, ahead: int, seen: list[int] = ahead) -> object:
         seen.append(ahead)
-        return ordered_map(function, items, threads=threads, ahead=ahead)  # type: ignore[arg-type]
+        return ordered_map(function, items, threads=threads, ahead=ahead)  # type: ignore[arg-type] # handed on as they came
 
     monkeypatch.setattr(photo_loader, "ordered_map", spy)
     loaded = store(demo_set, memory_mb=0, threads=4)

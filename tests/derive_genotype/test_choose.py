@@ -109,7 +109,7 @@ def test_a_random_subnet_has_the_latency_of_the_search(
     derived = read_json_record(tiny_genotype, DerivedGenotype).genotype
     assert chosen.genotype is not None
     target = predict_space_net(spec, derived, *predictor).ms  # type: ignore[arg-type] # a net of the space
-    found = predict_space_net(spec, chosen.genotype, *predictor).ms  # type: ignore[arg-type]
+    found = predict_space_net(spec, chosen.genotype, *predictor).ms  # type: ignore[arg-type] # a net of the space
     assert found == pytest.approx(target, rel=0.02)
     assert chosen.drawn is not None
     assert (chosen.drawn.target_ms, chosen.drawn.predicted_ms) == (target, found)
@@ -125,7 +125,7 @@ def test_each_seed_draws_its_own_subnet(choose: Choose) -> None:
 
 def test_a_target_in_ms_needs_no_search(choose: Choose, predictor: tuple[Predictor, LatencySetting]) -> None:
     """A random subnet of a latency in ms is drawn from the profile alone."""
-    middle = predict_space_net(spec_of(kind="c_nas", search="x"), uniform_genotype("k3_e3", 3), *predictor).ms  # type: ignore[arg-type]
+    middle = predict_space_net(spec_of(kind="c_nas", search="x"), uniform_genotype("k3_e3", 3), *predictor).ms  # type: ignore[arg-type] # a net of the space
     chosen = choose(kind="c_nas", **random(target_ms=middle, tolerance_pct=3.0))
     assert chosen.drawn is not None
     assert chosen.drawn.predicted_ms == pytest.approx(middle, rel=0.03)

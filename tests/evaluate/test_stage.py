@@ -188,7 +188,7 @@ def test_the_restored_image_is_clamped_and_the_noisy_one_only_where_asked(evalua
         SimpleNamespace(corners=None),
         Execution(device=torch.device("cpu"), precision="fp32", memory_format="contiguous"),
     )
-    restored = score.run_model(lambda *_: beyond, torch.zeros(1, 3, 2, 2), batch, execution).restored  # type: ignore[arg-type]
+    restored = score.run_model(lambda *_: beyond, torch.zeros(1, 3, 2, 2), batch, execution).restored  # type: ignore[arg-type] # a function stands in for a net
     assert restored is not None
     assert restored.flatten().tolist() == [0.0, 0.25, 1.0, 1.0]
     free, clipped = read_record(once()), read_record(evaluate({"noise.clip": True}, out="clipped"))

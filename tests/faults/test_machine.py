@@ -224,7 +224,7 @@ def test_every_op_of_the_space_runs_deterministically(deterministic: torch.devic
     output = net(torch.rand((2, 3, 33, 47), device=deterministic))
     labels = torch.zeros(2, dtype=torch.int64, device=deterministic)
     clean = torch.rand((2, 3, 33, 47), device=deterministic)
-    photo_loss(output.restored, output.logits, clean, labels, LOSS).backward()  # type: ignore[no-untyped-call]
+    photo_loss(output.restored, output.logits, clean, labels, LOSS).backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations
     assert all(value.grad is not None and value.grad.isfinite().all() for value in net.parameters())
 
 
@@ -256,4 +256,4 @@ def test_the_models_on_scenes_run_deterministically(
     output = net(torch.rand((2, 3, 55, 57), device=deterministic), corners)
     total = sum(value.float().square().mean() for value in output if value is not None)
     assert isinstance(total, torch.Tensor)
-    total.backward()  # type: ignore[no-untyped-call]
+    total.backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations

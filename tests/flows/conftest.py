@@ -218,7 +218,7 @@ def start_flow() -> Iterator[StartFlow]:
     flows: list[Flow] = []
 
     def start(*arguments: object, **options: object) -> Flow:
-        flows.append(Flow(*arguments, **options))  # type: ignore[arg-type]
+        flows.append(Flow(*arguments, **options))  # type: ignore[arg-type] # handed on as they came
         return flows[-1]
 
     yield start

@@ -270,7 +270,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., MeasuredCall]:
 
         class FakeBystanders:
             def share(self) -> float | None:
-                run.watched_s = clock()  # type: ignore[attr-defined]
+                run.watched_s = clock()  # type: ignore[attr-defined] # an attribute of this test alone
                 return share
 
         delay = {"run_delay_ms": 9.0} if kept < 5 else {}
@@ -321,7 +321,7 @@ def test_others_are_watched_for_a_second_at_least(
 ) -> None:
     """The kernel's ticks are too coarse for less: after a shorter run the watch goes on, so that no run is left unwatched."""
     found = measured(share=0.5, seconds=seconds)
-    assert measured.watched_s == watched_s  # type: ignore[attr-defined]
+    assert measured.watched_s == watched_s  # type: ignore[attr-defined] # an attribute of this test alone
     assert (found.others_pct, found.noise) == (50.0, ("other programs took processor time",))
 
 

@@ -42,7 +42,7 @@ def test_a_box_that_leaves_the_image_repeats_its_edge() -> None:
 def test_crops_carry_the_gradient_to_their_window_alone() -> None:
     """The gradient of a crop's sum is one inside its box and nothing outside; where boxes overlap it adds up."""
     image = torch.zeros(1, 3, 40, 40, requires_grad=True)
-    crop_digits(image, torch.tensor([[[0, 0], [4, 12]]])).sum().backward()  # type: ignore[no-untyped-call]
+    crop_digits(image, torch.tensor([[[0, 0], [4, 12]]])).sum().backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations
     expected = torch.zeros(40, 40)
     expected[0:28, 0:28] += 1
     expected[4:32, 12:40] += 1

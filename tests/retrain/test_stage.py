@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -313,13 +313,13 @@ def test_checkpoints_are_of_all_code_that_dvc_counts_as_the_runs(
     """What makes a training stale for DVC makes its checkpoints stale too: after a change there no run takes old ones up."""
     packages: list[str] = []
 
-    def digest(_parts: Mapping[str, str], used: Iterable[str]) -> str:
-        packages.extend(used)
+    def folder(*_: object, code: Iterable[str], **_further: object) -> Path:
+        packages.extend(code)
         raise InterruptedError
 
-    monkeypatch.setattr(room, "run_digest", digest)
+    monkeypatch.setattr(room, "training_folder", folder)
     execution: Any = SimpleNamespace(precision="fp32", memory_format="contiguous", device="cpu")
-    job: Any = SimpleNamespace(seed=0)
+    job: Any = SimpleNamespace(scratch=Path(), search="", seed=0)
     card = SimpleNamespace(kind="cpu", name="", threads=1, torch="")
     provenance: Any = SimpleNamespace(inputs={}, params_sha256="", seed=0, device=card, versions={})
     folder_of: dict[str, Callable[[], object]] = {

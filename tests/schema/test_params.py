@@ -480,7 +480,7 @@ def test_parameters_cannot_be_changed_after_the_check() -> None:
     """What was checked at the edge stays as it was checked."""
     params = load_params(PRESETS / "smoke.yaml")
     with pytest.raises(ValueError, match="frozen"):
-        params.retrain.epochs = 3  # type: ignore[misc]
+        params.retrain.epochs = 3  # type: ignore[misc] # the assignment that must be refused
 
 
 def test_the_digest_follows_the_values_alone(load: Callable[[str], Params]) -> None:

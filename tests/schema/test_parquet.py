@@ -226,6 +226,6 @@ def test_a_failing_source_leaves_no_part(table: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        write_parquet(table, with_metadata(SCHEMA, METADATA), two_then_fail())  # type: ignore[arg-type]
+        write_parquet(table, with_metadata(SCHEMA, METADATA), two_then_fail())  # type: ignore[arg-type] # a generator stands in for the list
     assert read_parquet(table, SCHEMA, Label)[0].num_rows == 30
     assert [file.name for file in table.parent.iterdir()] == ["table.parquet"]

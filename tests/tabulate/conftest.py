@@ -231,7 +231,7 @@ class PhotoWorkshop:
 
 def _search_rows(ops: Sequence[str], epochs: int, restless: float, generator: np.random.Generator, beta: str) -> Any:
     logs = np.zeros((len(PLACES), len(ops)))
-    widths = [width_bounds(place.in_channels, OPS[op])[0] for place in PLACES for op in ops]  # type: ignore[index]
+    widths = [width_bounds(place.in_channels, OPS[op])[0] for place in PLACES for op in ops]  # type: ignore[index] # names of ops, as plain str
     for epoch in range(1, epochs + 1):
         if epoch > 1:
             logs = logs + restless * generator.standard_normal(logs.shape) + 0.08 * (np.arange(len(ops)) == 1)

@@ -50,7 +50,7 @@ def test_auto_precision_on_cuda_follows_the_compute_capability(
 @pytest.mark.parametrize("memory_format", ["channels_last", "contiguous"])
 def test_what_is_asked_for_is_taken(precision: str, memory_format: str) -> None:
     """A precision or memory format named in the parameters is never overruled."""
-    execution = choose_execution(NARROW, CPU, precision=precision, memory_format=memory_format)  # type: ignore[arg-type]
+    execution = choose_execution(NARROW, CPU, precision=precision, memory_format=memory_format)  # type: ignore[arg-type] # one of the words, parametrized
     assert (execution.precision, execution.memory_format) == (precision, memory_format)
 
 
@@ -68,7 +68,7 @@ def test_auto_memory_format_is_contiguous_for_narrow_nets_in_bf16_on_a_cpu() -> 
 def test_a_machine_without_cuda(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """`auto` and `cpu` take the CPU; `cuda` is refused with exit 3, the parameter and the remedy, before any work."""
     without_cuda(monkeypatch)
-    params = DeviceParams(kind=kind, threads=2)  # type: ignore[arg-type]
+    params = DeviceParams(kind=kind, threads=2)  # type: ignore[arg-type] # one of the words, parametrized
     if kind != "cuda":
         assert choose_device(params) == CPU
         return
@@ -81,7 +81,7 @@ def test_a_machine_with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` and `cuda` take the first CUDA device, `cpu` does not."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    kinds = {kind: choose_device(DeviceParams(kind=kind, threads=2)) for kind in ("auto", "cuda", "cpu")}  # type: ignore[arg-type]
+    kinds = {kind: choose_device(DeviceParams(kind=kind, threads=2)) for kind in ("auto", "cuda", "cpu")}  # type: ignore[arg-type] # one of the words, parametrized
     assert kinds == {"auto": torch.device("cuda", 0), "cuda": torch.device("cuda", 0), "cpu": CPU}
 
 
@@ -99,6 +99,6 @@ def test_the_threads_of_the_parameters_are_set() -> None:
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_autocast_is_on_only_in_bf16(precision: str, dtype: torch.dtype) -> None:
     """A matrix product inside the context has the precision of the execution."""
-    execution = choose_execution(NARROW, CPU, precision=precision)  # type: ignore[arg-type]
+    execution = choose_execution(NARROW, CPU, precision=precision)  # type: ignore[arg-type] # one of the words, parametrized
     with execution.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype

@@ -91,6 +91,6 @@ def test_half_precision_outputs_are_scored_in_full() -> None:
 def test_the_loss_has_a_gradient_where_nothing_is_wrong() -> None:
     """At zero error the root is smooth: its gradient is zero, not NaN."""
     restored = torch.zeros(1, 3, 4, 4, requires_grad=True)
-    charbonnier(restored, torch.zeros(1, 1, 4, 4), 1e-3).backward()  # type: ignore[no-untyped-call]
+    charbonnier(restored, torch.zeros(1, 1, 4, 4), 1e-3).backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations
     assert restored.grad is not None
     assert restored.grad.abs().max() == 0

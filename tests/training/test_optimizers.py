@@ -87,7 +87,7 @@ def test_the_closure_is_called() -> None:
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call] # torch ships backward without annotations
         return loss
 
     loss = optimizer.step(closure)

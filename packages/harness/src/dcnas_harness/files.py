@@ -118,11 +118,12 @@ def _fsync(path: Path) -> None:
 def _remove_leftovers(path: Path) -> None:
     for leftover in path.parent.glob(f".{_glob_escape(path.name)}.*.tmp"):
         owner = leftover.name.split(".")[-2]
-        if owner.isdigit() and not _lives(int(owner)):
+        if owner.isdigit() and not process_lives(int(owner)):
             leftover.unlink(missing_ok=True)
 
 
-def _lives(pid: int) -> bool:
+def process_lives(pid: int) -> bool:
+    """Return whether a process of this number lives, of whatever user."""
     try:
         os.kill(pid, 0)
     except PermissionError:

@@ -4,8 +4,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from dcnas_latency.seen import Seen
 from dcnas_latency.timers import Cache, Program, Sample, Timer, UnsynchronisedTimer, choose_timer
 from dcnas_latency.watch import Watch
 from dcnas_schema.provenance import DeviceState
+from dcnas_schema.records import MeasuredLatency
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +71,21 @@ class CallTiming:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """What is timed, and how its device computes it."""
+
+    batch: int
+    height: int
+    width: int
+    """Images, and their pixels."""
+    precision: Literal["fp32", "bf16"]
+    memory_format: Literal["channels_last", "contiguous"]
+    cache: Cache
+    tf32: bool
+    """Whether a GPU computes fp32 convolutions in TF32."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredCall:
     """A timing with the state that the device was in."""
 
@@ -82,6 +98,32 @@ class MeasuredCall:
     """Why the figure is not to be believed; empty where it is."""
     unsynchronised_ms: float | None = None
     """Mean of back-to-back calls in ms, the device never waited for; `None` where it was not asked for."""
+
+    def record(self, plan: CallPlan, subject: Subject) -> MeasuredLatency:
+        """Return what records hold of it: the call was made by `plan`, of `subject`."""
+        timing = self.timing
+        return MeasuredLatency(
+            **asdict(subject),
+            warmup=plan.warmup,
+            warm_calls=WARM_CALLS,
+            repeats=plan.repeats,
+            median_ms=timing.median_ms,
+            p5_ms=timing.p5_ms,
+            p95_ms=timing.p95_ms,
+            device_median_ms=timing.device_median_ms,
+            device_p5_ms=timing.device_p5_ms,
+            device_p95_ms=timing.device_p95_ms,
+            unsynchronised_ms=self.unsynchronised_ms,
+            raw=timing.raw,
+            kept=timing.kept,
+            rejected=timing.rejected,
+            canary_band_pct=plan.canary_band_pct,
+            canary_reference_ms=timing.canary_reference_ms,
+            others_pct=self.others_pct,
+            noise=self.noise,
+            before=self.before,
+            after=self.after,
+        )
 
 
 class _Taken(NamedTuple):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcnas_latency.call import WARM_CALLS, CallPlan, measure_call
+from dcnas_latency.call import CallPlan, Subject, measure_call
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
 from dcnas_latency.cuda import convolutions_in_tf32
@@ -74,34 +74,16 @@ def measure_in_setting(
             found = measure_call(program, device, plan, context=inference, store_of=store_of, cache=setting.cache)
     finally:
         torch.set_num_threads(threads)
-    timing = found.timing
-    return MeasuredLatency(
+    subject = Subject(
         batch=setting.batch,
         height=setting.height,
         width=setting.width,
         precision=setting.precision,
         memory_format=setting.memory_format,
-        warmup=plan.warmup,
-        warm_calls=WARM_CALLS,
-        repeats=plan.repeats,
-        median_ms=timing.median_ms,
-        p5_ms=timing.p5_ms,
-        p95_ms=timing.p95_ms,
-        device_median_ms=timing.device_median_ms,
-        device_p5_ms=timing.device_p5_ms,
-        device_p95_ms=timing.device_p95_ms,
         cache=setting.cache,
         tf32=setting.tf32,
-        raw=timing.raw,
-        kept=timing.kept,
-        rejected=timing.rejected,
-        canary_band_pct=plan.canary_band_pct,
-        canary_reference_ms=timing.canary_reference_ms,
-        others_pct=found.others_pct,
-        noise=found.noise,
-        before=found.before,
-        after=found.after,
     )
+    return found.record(plan, subject)
 
 
 def _store(folder: Path, setting: LatencySetting, card: DeviceCard, op: str) -> CanaryStore:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dcnas_harness.errors import UnfitEnvironmentError
+from dcnas_harness.files import process_lives
 from dcnas_schema.provenance import DeviceCard
 
 FOLDER_VARIABLE = "DCNAS_LOCK_DIR"
@@ -117,14 +118,4 @@ def _sign(descriptor: int, *, alone: bool) -> None:
 
 def _holders(descriptor: int) -> list[int]:
     words = os.pread(descriptor, 4096, 0).decode(errors="replace").split()
-    return [int(word) for word in words if word.isdecimal() and word.isascii() and _lives(int(word))]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True  # another user's
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
+    return [int(word) for word in words if word.isdecimal() and word.isascii() and process_lives(int(word))]

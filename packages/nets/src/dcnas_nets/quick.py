@@ -33,8 +33,8 @@ def _depthwise(layer: nn.Module) -> DepthwiseConv2d:
         layer.in_channels,
         layer.out_channels,
         layer.kernel_size,  # type: ignore[arg-type] # torch types a pair as a tuple of any length
-        layer.stride,  # type: ignore[arg-type] # as above
-        layer.padding,  # type: ignore[arg-type] # as above
+        layer.stride,  # type: ignore[arg-type] # torch types a pair as a tuple of any length
+        layer.padding,  # type: ignore[arg-type] # torch types a pair as a tuple of any length
         groups=layer.groups,
         bias=layer.bias is not None,
         device="meta",

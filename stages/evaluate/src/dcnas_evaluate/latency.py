@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcnas_evaluate.timing import Question
-from dcnas_latency.call import WARM_CALLS, CallPlan, measure_call
+from dcnas_latency.call import CallPlan, Subject, measure_call
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
 from dcnas_latency.cuda import convolutions_in_tf32
@@ -105,35 +105,16 @@ def _measure(model: nn.Module, inputs: tuple[Tensor, ...], execution: Execution,
         found = measure_call(
             one_pass, execution.device, plan, context=inference, store_of=store_of, cache=question.cache
         )
-    timing = found.timing
-    return MeasuredLatency(
+    subject = Subject(
         batch=params.batch,
         height=one_pass.image.shape[2],
         width=one_pass.image.shape[3],
         precision=execution.precision,
         memory_format=execution.memory_format,
-        warmup=params.warmup,
-        warm_calls=WARM_CALLS,
-        repeats=params.repeats,
-        median_ms=timing.median_ms,
-        p5_ms=timing.p5_ms,
-        p95_ms=timing.p95_ms,
-        device_median_ms=timing.device_median_ms,
-        device_p5_ms=timing.device_p5_ms,
-        device_p95_ms=timing.device_p95_ms,
-        unsynchronised_ms=found.unsynchronised_ms,
         cache=question.cache,
         tf32=tf32,
-        raw=timing.raw,
-        kept=timing.kept,
-        rejected=timing.rejected,
-        canary_band_pct=params.canary_band_pct,
-        canary_reference_ms=timing.canary_reference_ms,
-        others_pct=found.others_pct,
-        noise=found.noise,
-        before=found.before,
-        after=found.after,
     )
+    return found.record(plan, subject)
 
 
 @contextmanager

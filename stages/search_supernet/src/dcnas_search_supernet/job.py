@@ -1,6 +1,5 @@
 """One search from files to files: what it reads, what it refuses before any training, where it resumes, what it writes."""
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from dcnas_latency.files import read_profile, require_space
 from dcnas_latency.lock import device_lock
 from dcnas_latency.predictor import Predictor
 from dcnas_lineage.collect import collect_provenance
-from dcnas_lineage.inputs import run_digest
+from dcnas_lineage.inputs import training_folder
 from dcnas_nets.mixed import Form
 from dcnas_nets.supernet import build_supernet
 from dcnas_schema.genotype import STAGE_DEPTHS
@@ -24,7 +23,7 @@ from dcnas_schema.json_files import write_json_record
 from dcnas_schema.latency import ProfileMetadata, ReferenceTiming
 from dcnas_schema.params import DeviceParams, Section, digest_of
 from dcnas_schema.parquet import with_metadata, write_parquet
-from dcnas_schema.provenance import DeviceCard, Provenance
+from dcnas_schema.provenance import Provenance
 from dcnas_schema.search_log import SEARCH_LOG, ArchitectureRecord, Reachable, SearchMetadata
 from dcnas_schema.search_params import SearchSpec, SearchSupernetParams
 from dcnas_schema.seeds import derive_seed
@@ -283,26 +282,11 @@ def _row(values: torch.Tensor) -> tuple[float, ...]:
 
 
 def _checkpoint_folder(job: Job, execution: Execution, form: Form, provenance: Provenance, team: Team = ALONE) -> Path:
-    digest = run_digest(
-        {
-            **{Path(path).name: sha256 for path, sha256 in provenance.inputs.items()},
-            "params": provenance.params_sha256,
-            "seed": str(job.seed),
-            "execution": f"{execution.precision} {execution.memory_format} {form}",
-            "device": _fingerprint(provenance.device),
-            **({"processes": str(team.size)} if team.size > 1 else {}),
-        },
-        _CODE,
-    )
-    siblings = checkpoints_of(job)
-    folder = siblings / digest[:24]
-    for other in siblings.glob("*"):
-        if other != folder and team.leads:
-            shutil.rmtree(other)  # checkpoints of other code, parameters or data: no run takes them up again
-    return folder
-
-
-def _fingerprint(card: DeviceCard) -> str:
-    return (
-        f"{card.kind} {card.name} {card.threads} threads, torch {card.torch} {torch.backends.cpu.get_cpu_capability()}"
+    return training_folder(
+        checkpoints_of(job),
+        provenance,
+        code=_CODE,
+        execution=f"{execution.precision} {execution.memory_format} {form}",
+        capability=torch.backends.cpu.get_cpu_capability(),
+        leads=team.leads,
     )
