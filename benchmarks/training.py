@@ -3,16 +3,18 @@ Training images/s of our loop against (a) the textbook loop and (b) the bare ste
 
 Run:    python benchmarks/training.py [--model dcnet_reduced_integrated] [--batch 32] [--rounds 8] [--json benchmarks/results/training.json]
 Takes:  presets/paper.yaml; 25,000 scenes of 96x96 from optdigits, composed at the start
-Expect: about 2 minutes; on 2 CPU cores at least 1.5 x (a) and 0.9 x (b). Contenders take turns of about 2 s; a ratio is taken within each
-        round, and its median over the rounds counts
+Expect: about 2 minutes; on 2 CPU cores at least 1.5 x (a) and 0.9 x (b). The textbook loop has a process of its own, as it starts; ours and
+        the bare step share one that is made ready as retrain's. Contenders take turns of about 2 s; a ratio is taken within each round, and
+        its median over the rounds counts
 """
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from support.apart import Steps, apart
 from support.contest import Contender, Race, Turns, race
 from support.report import Bar, Report
 from support.work import execution_for, generate_scenes, our_loop, paper_params
@@ -24,7 +26,7 @@ from dcnas_data.scenes import Scenes, read_scenes
 from dcnas_nets.models import build_model
 from dcnas_nets.quick import quicken
 from dcnas_schema.params import Params
-from dcnas_training.execution import Execution, choose_device, make_deterministic
+from dcnas_training.execution import Execution, choose_device, prepare_training
 from dcnas_training.losses import scene_loss
 from dcnas_training.optimizers import EagerAdam
 
@@ -65,8 +67,10 @@ class _Turn(Sampler[int]):
         return iter(torch.randint(self._scenes, (self.count,)).tolist())
 
 
-def textbook_loop(params: Params, name: str, scenes: Scenes, device: torch.device) -> Callable[[int], None]:
-    """Return the steps of the loop that most code has: DataLoader with workers, NCHW, fp32, torch's Adam."""
+def textbook_loop(params: Params, name: str, path: Path, device: torch.device) -> dict[str, Steps]:
+    """Make the loop that most code has, in a process as it starts: DataLoader with workers, NCHW, fp32, torch's Adam."""
+    choose_device(params.device)
+    scenes = read_scenes(path)
     model = build_model(params.models[name], seed=0).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=params.retrain.learning_rate)
     turn = _Turn(len(scenes.images))
@@ -91,10 +95,23 @@ def textbook_loop(params: Params, name: str, scenes: Scenes, device: torch.devic
             optimizer.step()
             total += loss.item()
 
-    return steps
+    return {"textbook": steps}
 
 
-def bare_step(params: Params, name: str, size: int, execution: Execution) -> Callable[[int], None]:
+def our_loops(params: Params, name: str, path: Path, executions: dict[str, Execution]) -> dict[str, Steps]:
+    """Make our loop and the bare step, each in every way of `executions`, in a process made ready as retrain's."""
+    device = choose_device(params.device)
+    prepare_training(device)
+    scenes = read_scenes(path)
+    resident, size = ResidentScenes(scenes, device), scenes.images.shape[-1]
+    loops = {}
+    for label, execution in executions.items():
+        loops[f"ours {label}"] = our_loop(params, name, resident, execution)
+        loops[f"bare {label}"] = bare_step(params, name, size, execution)
+    return loops
+
+
+def bare_step(params: Params, name: str, size: int, execution: Execution) -> Steps:
     """Return the step alone: forward, loss, backward, optimiser on the same random tensors every time."""
     device, batch = execution.device, params.retrain.batch_size
     model = build_model(params.models[name], seed=0)
@@ -130,33 +147,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         params, path = paper_params(Path(folder), mnist=None, scenes={"validation": 1, "test": 1})
         generate_scenes(path, Path(folder) / "digits")
-        scenes = read_scenes(Path(folder) / "digits" / "train.parquet")
-    retrain = params.retrain.model_copy(update={"batch_size": arguments.batch})
-    params = params.model_copy(update={"retrain": retrain})
-    device = choose_device(params.device)
-    make_deterministic(device)
-    report = Report("training", params, device)
-    executions = {
-        label: execution_for(params, arguments.model, device, precision, "auto")
-        for label, precision in (("auto", "auto"), ("fp32", "fp32"))
-    }
-    contenders = _contenders(params, arguments.model, scenes, device, executions)
-    turns = Turns(rounds=arguments.rounds, seconds=arguments.seconds, patience_s=arguments.patience)
-    found = race(contenders, device, turns=turns)
+        retrain = params.retrain.model_copy(update={"batch_size": arguments.batch})
+        params = params.model_copy(update={"retrain": retrain})
+        device = choose_device(params.device)
+        report = Report("training", params, device)
+        executions = {
+            label: execution_for(params, arguments.model, device, precision, "auto")
+            for label, precision in (("auto", "auto"), ("fp32", "fp32"))
+        }
+        turns = Turns(rounds=arguments.rounds, seconds=arguments.seconds, patience_s=arguments.patience)
+        of_all = (params, arguments.model, Path(folder) / "digits" / "train.parquet")
+        with apart((textbook_loop, (*of_all, device)), (our_loops, (*of_all, executions))) as runs:
+            contenders = [Contender(name=name, run=run, images=arguments.batch) for name, run in runs.items()]
+            found = race(contenders, device, turns=turns)
     what = f"{arguments.model}, batch {arguments.batch}"
     _report(report, found, executions, what, arguments.json)
-
-
-def _contenders(
-    params: Params, name: str, scenes: Scenes, device: torch.device, executions: dict[str, Execution]
-) -> list[Contender]:
-    resident = ResidentScenes(scenes, device)
-    size = scenes.images.shape[-1]
-    runs = {"textbook": textbook_loop(params, name, scenes, device)}
-    for label, execution in executions.items():
-        runs[f"ours {label}"] = our_loop(params, name, resident, execution)
-        runs[f"bare {label}"] = bare_step(params, name, size, execution)
-    return [Contender(name=name, run=run, images=params.retrain.batch_size) for name, run in runs.items()]
 
 
 def _report(report: Report, found: Race, executions: dict[str, Execution], what: str, json: Path | None) -> None:

@@ -34,6 +34,10 @@ class Execution:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
+_LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""Torch then asks Linux for pages of 2 MB for large tensors: a step over cold maps waits less for addresses (`benchmarks/training.py`)."""
+
+
 def choose_device(params: DeviceParams, *, number: int = 0) -> torch.device:
     """
     Return the device and fix the number of CPU threads.
@@ -106,6 +110,13 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def prepare_training(device: torch.device) -> None:
+    """Make this process, which trains on `device`, repeat itself bit for bit, and keep and lay out its memory for speed."""
+    make_deterministic(device)
+    keep_freed_memory()
+    os.environ.setdefault(_LARGE_PAGES, "1")
 
 
 def make_deterministic(device: torch.device) -> None:

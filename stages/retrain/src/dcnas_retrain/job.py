@@ -23,7 +23,7 @@ from dcnas_schema.records import TRAINING_LOG, TrainingMetadata
 from dcnas_schema.seeds import derive_seed
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
 from dcnas_training.distributed import Team, joined
-from dcnas_training.execution import choose_device, choose_execution, keep_freed_memory, make_deterministic
+from dcnas_training.execution import choose_device, choose_execution, prepare_training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +56,7 @@ def train_job(job: Job, out: Path) -> None:
     Of several processes that train together the leader alone writes.
     """
     device = choose_device(job.params.device, number=job.seat.local_rank)
-    make_deterministic(device)
-    keep_freed_memory()
+    prepare_training(device)
     with joined(job.seat, device) as team:
         _train_together(job, out, device, team)
 

@@ -29,7 +29,7 @@ from dcnas_schema.provenance import Provenance
 from dcnas_schema.seeds import derive_seed
 from dcnas_training.checkpoints import CheckpointFolder, save_tensors
 from dcnas_training.distributed import Team, joined
-from dcnas_training.execution import choose_device, choose_execution, keep_freed_memory, make_deterministic
+from dcnas_training.execution import choose_device, choose_execution, prepare_training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,8 +78,7 @@ def train_photo_job(job: PhotoJob, out: Path) -> None:
         NumericalError: A loss is not finite.
     """
     device = choose_device(job.settings.device, number=job.seat.local_rank)
-    make_deterministic(device)
-    keep_freed_memory()
+    prepare_training(device)
     with joined(job.seat, device) as team:
         _train_together(job, out, device, team)
 

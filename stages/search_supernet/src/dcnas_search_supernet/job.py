@@ -35,7 +35,7 @@ from dcnas_training.architecture import Architecture
 from dcnas_training.checkpoints import CheckpointFolder
 from dcnas_training.distributed import ALONE, Team, joined
 from dcnas_training.elasticity import starting_widths
-from dcnas_training.execution import Execution, choose_device, keep_freed_memory, make_deterministic, multiplies_bf16
+from dcnas_training.execution import Execution, choose_device, multiplies_bf16, prepare_training
 from dcnas_training.search_latency import NetLatency, Reach
 
 _CODE = ("dcnas_search_supernet", "dcnas_training", "dcnas_nets", "dcnas_latency", "dcnas_data", "dcnas_schema")
@@ -94,9 +94,8 @@ def search_job(job: Job, out: Path) -> None:
             split has less than a batch.
     """
     device = choose_device(job.settings.device, number=job.seat.local_rank)
-    make_deterministic(device)
+    prepare_training(device)
     torch.backends.cudnn.allow_tf32 = True  # torch's default, said outright: fp32 convolutions of a GPU may run in TF32
-    keep_freed_memory()
     with joined(job.seat, device) as team:
         _search_together(job, out, device, team)
 
