@@ -29,7 +29,7 @@ from dcnas_schema.genotype import uniform_genotype
 from dcnas_schema.params import DeviceParams, SplitCounts
 from dcnas_schema.photo_params import JitterParams, PhotosParams, PhotoViewParams
 from dcnas_schema.space import NetKind
-from dcnas_training.execution import Execution, choose_device, choose_execution, keep_freed_memory, make_deterministic
+from dcnas_training.execution import Execution, choose_device, choose_execution, prepare_training
 
 _PER_CLASS = 192
 _EXPAND = 4.0
@@ -153,8 +153,7 @@ def main() -> None:
     arguments = parser.parse_args()
     params, view = photos_params(arguments.size), view_params(arguments.size)
     device = choose_device(DeviceParams(kind="auto", threads=arguments.threads))
-    keep_freed_memory()
-    make_deterministic(device)
+    prepare_training(device)
     report = Report("photos", params, device)
     with tempfile.TemporaryDirectory() as folder:
         write_photo_splits(params, Path(folder))

@@ -4,7 +4,8 @@ Search steps/s of our supernet against a plain implementation of the published a
 Run:    python benchmarks/search.py [--batch 32] [--size 64] [--ops 8] [--rounds 6] [--json benchmarks/results/search.json]
 Takes:  nothing: random images that wait in memory, the same weights for both, latencies by a formula
 Expect: about 4 minutes on 2 CPU cores; at batch 32 and 64x64 at least 1.4 x (architecture step) and 1.3 x (weight step), at batch 16 and
-        96x96 1.5 x and 1.8 x; peak memory at most 0.9. Contenders take turns; a ratio is taken within each round, and its median counts
+        96x96 1.5 x and 1.8 x; peak memory at most 0.9. Each has a process of its own, ours made ready as search_supernet's. Contenders take
+        turns; a ratio is taken within each round, and its median counts
 """
 
 import os
@@ -19,11 +20,11 @@ import random
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from support.apart import Steps, apart
 from support.contest import Contender, Race, Turns, race
 from support.plain_search import PlainSearch, table_key
 from support.report import Bar, Report
@@ -37,7 +38,7 @@ from dcnas_search_supernet.job import choose_search_execution
 from dcnas_search_supernet.steps import ArchitectureSteps, Images, WeightSteps
 from dcnas_training.architecture import Architecture
 from dcnas_training.elasticity import starting_widths
-from dcnas_training.execution import Execution, choose_device, keep_freed_memory
+from dcnas_training.execution import Execution, choose_device, prepare_training
 from dcnas_training.search_sampling import PathSampler, gumbel_noise
 
 CLASSES = 100
@@ -86,7 +87,7 @@ def make_bench(setting: Setting, device: torch.device) -> Bench:
     )
 
 
-def ours(bench: Bench) -> dict[str, Callable[[int], None]]:
+def ours(bench: Bench) -> dict[str, Steps]:
     """Return our two steps, made ready for one epoch."""
     params, execution = bench.setting.search_supernet, bench.execution
     net = bench.net
@@ -121,7 +122,7 @@ def ours(bench: Bench) -> dict[str, Callable[[int], None]]:
     return {"weight": weight, "architecture": architecture_steps}
 
 
-def plain(bench: Bench) -> tuple[PlainSearch, dict[str, Callable[[int], None]]]:
+def plain(bench: Bench) -> tuple[PlainSearch, dict[str, Steps]]:
     """Return the plain implementation and its two steps, on copies of the same weights."""
     random.seed(0)
     torch.manual_seed(0)
@@ -144,6 +145,19 @@ def plain(bench: Bench) -> tuple[PlainSearch, dict[str, Callable[[int], None]]]:
     return search, {"weight": weight, "architecture": architecture}
 
 
+def our_steps(setting: Setting) -> dict[str, Steps]:
+    """Make our steps in a process made ready as search_supernet's."""
+    device = choose_device(setting.device)
+    prepare_training(device)
+    return {f"ours {name}": step for name, step in ours(make_bench(setting, device)).items()}
+
+
+def plain_steps(setting: Setting) -> dict[str, Steps]:
+    """Make the plain implementation's steps, in a process as it starts."""
+    _, steps = plain(make_bench(setting, choose_device(setting.device)))
+    return {f"plain {name}": step for name, step in steps.items()}
+
+
 def require_same_work(bench: Bench, search: PlainSearch) -> None:
     """Both must say the same of the same batch, or the contest would compare two things."""
     with torch.no_grad():
@@ -164,15 +178,10 @@ def peak_mb(who: str, setting: Setting) -> float:
 
 def take_steps(who: str, setting: Setting) -> None:
     """Be that process."""
-    device = choose_device(setting.device)
-    bench = make_bench(setting, device)
-    if who == "ours":
-        keep_freed_memory()
-        steps = ours(bench)
-    elif who == "plain":
-        _, steps = plain(bench)
-    else:
-        steps = {}
+    make = {"ours": our_steps, "plain": plain_steps}.get(who)
+    if make is None:
+        make_bench(setting, choose_device(setting.device))
+    steps = {} if make is None else make(setting)
     for step in steps.values():
         step(MEMORY_STEPS)
     unit = 1e6 if sys.platform == "darwin" else 1e3  # macOS gives bytes, Linux kilobytes
@@ -201,14 +210,12 @@ def main() -> None:
     report = Report("search", setting, device)
     peaks = {who: peak_mb(who, setting) for who in ("nothing", "plain", "ours")}
     bench = make_bench(setting, device)
-    keep_freed_memory()
-    search, plain_steps = plain(bench)
-    require_same_work(bench, search)
-    runs = {f"plain {name}": step for name, step in plain_steps.items()}
-    runs |= {f"ours {name}": step for name, step in ours(bench).items()}
-    contenders = [Contender(name=name, run=run, images=setting.batch) for name, run in runs.items()]
+    require_same_work(bench, plain(bench)[0])
     turns = Turns(rounds=arguments.rounds, seconds=arguments.seconds, patience_s=arguments.patience)
-    _report(report, race(contenders, device, turns=turns), peaks, bench, arguments.json)
+    with apart((plain_steps, (setting,)), (our_steps, (setting,))) as runs:
+        contenders = [Contender(name=name, run=run, images=setting.batch) for name, run in runs.items()]
+        found = race(contenders, device, turns=turns)
+    _report(report, found, peaks, bench, arguments.json)
 
 
 def _report(report: Report, found: Race, peaks: dict[str, float], bench: Bench, file: Path | None) -> None:
