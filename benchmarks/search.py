@@ -8,11 +8,9 @@ Expect: about 4 minutes on 2 CPU cores; at batch 32 and 64x64 at least 1.4 x (ar
         turns; a ratio is taken within each round, and its median counts
 """
 
-import os
+from dcnas_harness.process import let_idle_threads_spin_briefly
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "PASSIVE"
-)  # read when torch is imported; spinning beside a busy neighbour spoils everything
+let_idle_threads_spin_briefly()  # read when torch is imported
 
 import argparse
 import json

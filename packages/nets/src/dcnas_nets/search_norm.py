@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.overrides import has_torch_function
 
 from dcnas_schema.space import Activation
@@ -55,24 +56,24 @@ class _NormSwish(torch.autograd.Function):
     """
     x * sigmoid(x) of normalised features.
 
-    Keeps the input and two numbers a channel for backward; the normalised map, which the two ops alone would keep, is made again there.
+    Keeps the normalised map and a number a channel for backward, and not the map before, which the two ops alone would keep too: of the
+    normalised map itself mean and deviation are 0 and 1, and what was divided out is a factor of the gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        normalised, mean, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, EPSILON)
-        ctx.save_for_backward(x, mean, inverse)
-        return F.silu(normalised, inplace=True)
+        normalised, _, inverse = torch.native_batch_norm(x, None, None, None, None, True, 0.0, EPSILON)
+        ctx.save_for_backward(normalised, inverse)
+        return F.silu(normalised)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        x, mean, inverse = ctx.saved_tensors
-        (gradient,) = gradients
-        shape = (1, -1, 1, 1)
-        normalised = torch.addcmul((-mean * inverse).view(shape), x, inverse.view(shape)).to(x.dtype)
-        gradient = torch.ops.aten.silu_backward(gradient, normalised)
+        normalised, inverse = ctx.saved_tensors
+        gradient = torch.ops.aten.silu_backward(gradients[0], normalised)
+        mean, deviation = torch.zeros_like(inverse), torch.ones_like(inverse)
         back = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, None, None, None, mean, inverse, True, EPSILON, [True, False, False]
+            gradient, normalised, inverse, None, None, mean, deviation, True, EPSILON, [True, False, False]
         )
         result: Tensor = back[0]
         return result

@@ -18,7 +18,7 @@ from pathlib import Path
 from dcnas_evaluate.timing import timing_process
 from dcnas_harness.asking import Ask
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_stage
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_spin_briefly, run_stage
 from dcnas_schema.params import Params, load_params, require_model
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     die_with_parent()
-    let_idle_threads_sleep()
+    let_idle_threads_spin_briefly()
     params = load_params(arguments.params)
     require_model(arguments.model, params, on_photos=arguments.photos is not None, where=arguments.params)
     require_writable(arguments.out)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import require_writable
-from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_sleep, run_stage
+from dcnas_harness.process import die_with_parent, exclusive_run, let_idle_threads_spin_briefly, run_stage
 from dcnas_harness.seat import Seat, leader_speaks_first, take_seat
 from dcnas_schema.params import load_params
 
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     die_with_parent()
     seat = take_seat()
-    let_idle_threads_sleep()
+    let_idle_threads_spin_briefly()
     with leader_speaks_first(seat):
         _search(seat, arguments)
 
