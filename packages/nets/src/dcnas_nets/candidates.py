@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dcnas_nets.depthwise import depthwise_conv2d
+from dcnas_nets.pointwise import pointwise_conv2d
 from dcnas_nets.search_norm import batch_norm, norm_act
 from dcnas_schema.space import OPS, OpName, Place, se_channels, width_bounds
 
@@ -108,7 +109,7 @@ class Candidate(nn.Module):
     def before_norm(self, x_BCHW: Float[Tensor, "batch ch height width"]) -> Float[Tensor, "batch out h2 w2"]:
         """Return the projection, to which the last batch norm and the residual are still to come."""
         place = self.place
-        features = norm_act(F.conv2d(x_BCHW, self.expand), place.activation)
+        features = norm_act(pointwise_conv2d(x_BCHW, self.expand), place.activation)
         features = depthwise_conv2d(features, self.depthwise, stride=place.stride, padding=self.kernel_size // 2)
         return self.after_depthwise(norm_act(features, place.activation))
 
@@ -116,10 +117,10 @@ class Candidate(nn.Module):
         """Squeeze and excite where the op does, and project."""
         if self.squeeze:
             means = x_BCHW.mean((2, 3), keepdim=True)
-            squeezed = F.conv2d(means, self.se_reduce, self.se_reduce_bias)
+            squeezed = pointwise_conv2d(means, self.se_reduce, self.se_reduce_bias)
             squeezed = F.relu(squeezed) if self.place.activation == "relu" else F.silu(squeezed)
-            x_BCHW = x_BCHW * torch.sigmoid(F.conv2d(squeezed, self.se_expand, self.se_expand_bias))
-        return F.conv2d(x_BCHW, self.project)
+            x_BCHW = x_BCHW * torch.sigmoid(pointwise_conv2d(squeezed, self.se_expand, self.se_expand_bias))
+        return pointwise_conv2d(x_BCHW, self.project)
 
     def _take_out(self) -> None:
         for name in self._names:

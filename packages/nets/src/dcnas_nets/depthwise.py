@@ -30,7 +30,7 @@ def depthwise_conv2d(
     channels, _, kernel, _ = weight.shape
     height, width = ((size + 2 * padding - kernel) // stride + 1 for size in x_BCHW.shape[2:])
     small = min(height, width) < kernel and max(height, width) <= _LARGEST
-    if not small or not _in_full_precision_on_a_cpu(x_BCHW, weight):
+    if not small or not in_full_precision_on_a_cpu(x_BCHW, weight):
         return F.conv2d(x_BCHW, weight, bias, stride=stride, padding=padding, groups=channels)
     (top, rows), (left, columns) = (
         _taps(before, after, kernel, stride, padding)
@@ -41,7 +41,8 @@ def depthwise_conv2d(
     return cast(Tensor, features if bias is None else features + bias.view(1, -1, 1, 1))
 
 
-def _in_full_precision_on_a_cpu(x: Tensor, weight: Tensor) -> bool:
+def in_full_precision_on_a_cpu(x: Tensor, weight: Tensor) -> bool:
+    """Whether the product of both is computed on a CPU in fp32 or fp64."""
     full = x.dtype == weight.dtype and x.dtype in (torch.float32, torch.float64)
     return full and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 

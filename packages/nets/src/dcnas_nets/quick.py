@@ -6,6 +6,7 @@ from torch import nn
 
 from dcnas_nets.depthwise import DepthwiseConv2d
 from dcnas_nets.narrow_norm import BatchNorm2d
+from dcnas_nets.pointwise import PointwiseConv2d
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -19,17 +20,19 @@ def quicken(model: nn.Module) -> None:
     """
     for name, child in model.named_children():
         if DepthwiseConv2d.stands_for(child):
-            setattr(model, name, _depthwise(child))
+            setattr(model, name, _convolution(child, DepthwiseConv2d))
+        elif PointwiseConv2d.stands_for(child):
+            setattr(model, name, _convolution(child, PointwiseConv2d))
         elif type(child) is nn.BatchNorm2d:
             setattr(model, name, _norm(child))
         else:
             quicken(child)
 
 
-def _depthwise(layer: nn.Module) -> DepthwiseConv2d:
+def _convolution(layer: nn.Module, kind: type[nn.Conv2d]) -> nn.Conv2d:
     assert isinstance(layer, nn.Conv2d)
     assert not isinstance(layer.padding, str)
-    new = DepthwiseConv2d(
+    new = kind(
         layer.in_channels,
         layer.out_channels,
         layer.kernel_size,  # type: ignore[arg-type] # torch types a pair as a tuple of any length
