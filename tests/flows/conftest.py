@@ -332,12 +332,21 @@ class Server:
 
     def get(self, what: str) -> Any:
         """Return what stands at a path of the API."""
-        return httpx.get(f"{self.settings['PREFECT_API_URL']}/{what}", timeout=30).raise_for_status().json()
+        return self._ask_until_heard("GET", what).json()
 
     def post(self, what: str, **body: Any) -> Any:
         """Send a request to a path of the API and return its answer."""
-        answer = httpx.post(f"{self.settings['PREFECT_API_URL']}/{what}", json=body, timeout=30).raise_for_status()
+        answer = self._ask_until_heard("POST", what, json=body)
         return answer.json() if answer.content else None
+
+    def _ask_until_heard(self, method: str, what: str, **options: Any) -> httpx.Response:
+        """Ask again, for half a minute, a server whose database is busy: it answers 503 and has done nothing, as Prefect's clients know."""
+        until = time.monotonic() + 30
+        while True:
+            answer = httpx.request(method, f"{self.settings['PREFECT_API_URL']}/{what}", timeout=30, **options)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > until:
+                return answer.raise_for_status()
+            time.sleep(1)
 
     def kill(self) -> None:
         """Kill the server and what it started."""

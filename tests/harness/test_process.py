@@ -1,5 +1,7 @@
 """How a command ends: its exit codes, its signals, its parent's death, and the lock on what it writes."""
 
+import ast
+import os
 import signal
 import subprocess
 import sys
@@ -243,3 +245,30 @@ def test_a_container_whose_first_process_is_dvc_runs(start: Start) -> None:
     process = start("-c", body, "-c", FIRST_PROCESS, DVC_STAGE="retrain")
     out, err = process.communicate(timeout=30)
     assert (out, process.returncode) == ("lives\n", 0), err
+
+
+SPINS = """
+import os
+from dcnas_harness.process import let_idle_threads_spin_briefly
+let_idle_threads_spin_briefly()
+print({name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of libgomp")
+@pytest.mark.parametrize(
+    ("inherited", "policy", "spins"),
+    [
+        ({}, None, "1000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", None),
+        ({"GOMP_SPINCOUNT": "7"}, None, "7"),
+    ],
+    ids=["nothing", "a policy", "a count"],
+)
+def test_idle_threads_of_a_training_spin_briefly(
+    inherited: dict[str, str], policy: str | None, spins: str | None
+) -> None:
+    """A bounded spin is asked for, unless the user has said how threads wait."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    told = subprocess.check_output([sys.executable, "-c", SPINS], text=True, env={**kept, **inherited})
+    assert ast.literal_eval(told) == {"OMP_WAIT_POLICY": policy, "GOMP_SPINCOUNT": spins}

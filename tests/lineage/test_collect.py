@@ -1,6 +1,7 @@
 """Provenance as it is collected: the commit, what differs from it, the bytes that were read."""
 
 import hashlib
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from dcnas_lineage.collect import collect_provenance
-from dcnas_lineage.inputs import run_digest
+from dcnas_lineage.inputs import run_digest, training_folder
 from dcnas_schema.provenance import DeviceCard, Provenance
 
 Collect = Callable[..., Provenance]
@@ -161,3 +162,20 @@ def test_parameters_and_inputs_change_the_digest() -> None:
     others = [{"a": "1", "b": "3"}, {"a": "1"}, {"a": "1", "c": "2"}, {"a": "2", "b": "1"}, {"a": "1b=2"}]
     assert digest(dict(reversed(parts.items()))) == digest(parts)
     assert len({digest(parts), *map(digest, others)}) == 6
+
+
+@pytest.mark.usefixtures("package")
+def test_a_training_leaves_the_newest_other_checkpoints(collect: Collect, tmp_path: Path) -> None:
+    """A change that is taken back finds what was trained before; what is older goes, and only where this process leads."""
+    found = []
+    for number, params in enumerate(("1", "2", "3")):
+        provenance = collect().model_copy(update={"params_sha256": params})
+        for leads in (False, True):
+            own = training_folder(
+                tmp_path / "all", provenance, code=["dcnas_digest_test"], execution="fp32", capability="", leads=leads
+            )
+            own.mkdir(parents=True, exist_ok=True)
+            os.utime(own, (number, number))
+            found.append(len(list((tmp_path / "all").iterdir())))
+    assert found == [1, 1, 2, 2, 3, 2]
+    assert {path.name for path in (tmp_path / "all").iterdir()} >= {own.name}

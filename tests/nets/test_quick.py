@@ -10,6 +10,7 @@ from dcnas_nets.baselines import build_baseline
 from dcnas_nets.depthwise import DepthwiseConv2d
 from dcnas_nets.models import build_model
 from dcnas_nets.narrow_norm import BatchNorm2d
+from dcnas_nets.pointwise import PointwiseConv2d
 from dcnas_nets.quick import quicken
 from dcnas_nets.space import build_space_net
 from dcnas_schema.genotype import uniform_genotype
@@ -52,14 +53,16 @@ def test_a_quickened_net_takes_the_same_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dc_nas", "mobilenet_v3_small"])
 def test_layers_are_replaced_wherever_they_stand(name: str) -> None:
-    """Every depthwise convolution and every batch norm, in our blocks and in torchvision's."""
+    """Every depthwise and every 1x1 convolution and every batch norm, in our blocks and in torchvision's."""
     net = nets()[name]
+    pointwise = sum(isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) for layer in net.modules())
     depthwise = sum(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in net.modules())
     norms = sum(isinstance(layer, nn.BatchNorm2d) for layer in net.modules())
     quicken(net)
     kinds = [type(module) for module in net.modules()]
-    assert (kinds.count(DepthwiseConv2d), kinds.count(BatchNorm2d)) == (depthwise, norms)
-    assert min(depthwise, norms) > 10
+    found = [kinds.count(kind) for kind in (DepthwiseConv2d, PointwiseConv2d, BatchNorm2d)]
+    assert found == [depthwise, pointwise, norms]
+    assert min(found) > 10
 
 
 @pytest.mark.parametrize("name", nets())

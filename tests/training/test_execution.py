@@ -1,5 +1,9 @@
 """Device, threads, precision and memory format: chosen from what the machine can, and refused where it cannot."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -102,3 +106,31 @@ def test_autocast_is_on_only_in_bf16(precision: str, dtype: torch.dtype) -> None
     execution = choose_execution(NARROW, CPU, precision=precision)  # type: ignore[arg-type] # one of the words, parametrized
     with execution.autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+LARGE = """
+import sys
+import dcnas_retrain.job
+import dcnas_search_supernet.job
+import torch
+from dcnas_training.execution import prepare_training
+
+if sys.argv[1] == "prepared":
+    prepare_training(torch.device("cpu"))
+map = torch.ones(32, 8, 96, 96)
+lines = open("/proc/self/smaps_rollup").read().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("AnonHugePages")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_large_tensors_of_a_training_lie_in_large_pages() -> None:
+    """Prepared, also after all imports of a stage, a tensor of 9 MB takes pages of 2 MB; else none, unless the machine always gives them."""
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[madvise]" not in setting.read_text():
+        pytest.skip("this kernel gives large pages always or never")
+    huge_kb = {
+        how: int(subprocess.check_output([sys.executable, "-c", LARGE, how], text=True)) for how in ("prepared", "not")
+    }
+    assert huge_kb["not"] == 0
+    assert huge_kb["prepared"] >= 4096
