@@ -396,7 +396,7 @@ def test_checkpoints_are_of_the_libraries_that_nets_and_losses_come_from(name: s
 
     def folder(**changed: str) -> Path:
         made: Any = SimpleNamespace(
-            inputs={}, params_sha256="", seed=0, device=card, versions={**versions, **changed}
+            inputs={}, params_sha256="", seed=0, device=card, processes=1, versions={**versions, **changed}
         )  # fmt: skip
         return checkpoint_folder(tmp_path, execution=execution, provenance=made)
 
