@@ -8,6 +8,7 @@ from pathlib import Path
 from dcnas_harness.errors import BadInputError
 from dcnas_harness.files import write_text
 from dcnas_schema.params import load_params
+from dcnas_schema.run_record import RUNS, record_path
 
 
 def apply_preset(root: Path, name: str, *, force: bool) -> None:
@@ -58,7 +59,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def prune_outputs(root: Path) -> None:
-    """Remove data/STAGE/NAME/SEED that params.yaml does not name: of models, models on photos, and searches."""
+    """Remove data/STAGE/NAME/SEED and records of runs that params.yaml does not name: of models, models on photos, and searches."""
     params = load_params(root / "params.yaml")
     runs, photo_runs, search_runs = params.runs, params.photo_runs, params.search_runs
     for stages, names, seeds in (
@@ -73,3 +74,8 @@ def prune_outputs(root: Path) -> None:
                 print(f"removed {folder.relative_to(root)}")
                 if not any(folder.parent.iterdir()):
                     folder.parent.rmdir()
+        kept = {record_path(f"{stage}@{name}-{seed}") for stage in stages for name, seed in wanted}
+        for record in sorted(record for stage in stages for record in root.glob(f"{RUNS}/{stage}/*.json")):
+            if record.relative_to(root).as_posix() not in kept:
+                record.unlink()
+                print(f"removed {record.relative_to(root)}")
