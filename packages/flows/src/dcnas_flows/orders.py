@@ -111,6 +111,8 @@ class Report(Record):
     """Name of the worker's machine; empty where nobody has taken the order."""
     seconds: float
     """Wall time at the worker, with pulling and pushing."""
+    lines: int = 0
+    """What the worker has said, in lines: they may be known to the server only after the end."""
 
 
 LOST = Report(result="failed", exit_code=1, of_command=False, machine="", seconds=0.0)

@@ -51,6 +51,8 @@ _FENCE, _LOST = 4, 6
 _UNSERVED_S = 120.0
 """How long an order waits in a queue that no worker asks for."""
 _POLL_S = 2.0
+_LATE_LINES_S = 20.0
+"""How long home waits for the last lines of a run that has ended."""
 _RUN_LOG = "prefect.flow_runs"
 _STAGES = "stage"
 _OPEN = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
@@ -61,18 +63,20 @@ def run_order(order: dict[str, Any]) -> State[None]:
     """Run one pipeline stage in this worker's clone for another machine; the order is `dcnas_flows.orders.Order` as JSON."""
     log = get_run_logger()
     received, clone = Order.model_validate(order), Path(os.environ.get(CLONE, ""))
+    start, said = time.monotonic(), 0
 
     def say(line: str) -> None:
+        nonlocal said
         if line.strip():
+            said += 1
             log.info(line)
 
-    start = time.monotonic()
     with _alive(received.beat_s) as report:
         try:
             if not (clone / "dvc.yaml").is_file():
                 raise BadInputError(f"{CLONE} names no clone of the project: {clone}", remedy="dcnas flow worker POOL")
             outcome = work_off(clone, received, say)
-            report(_of_outcome(outcome, time.monotonic() - start))
+            report(_of_outcome(outcome, time.monotonic() - start).model_copy(update={"lines": said}))
         except DcnasError as error:
             log.error(f"error: {error}")
             report(_report("failed", int(error.exit_code), seconds=time.monotonic() - start))
@@ -188,7 +192,7 @@ class _Watch:
     ) -> None:
         self._client, self._run, self._pool, self._queue = client, run, pool, queue
         self._order, self._on_line = order, on_line
-        self._seen = set[UUID]()
+        self._seen, self._passed = set[UUID](), 0
         self._last_line: datetime | None = None
         self._beat: object = None
         self._heard = self._served = time.monotonic()
@@ -202,8 +206,9 @@ class _Watch:
             state = run.state.type if run.state else StateType.SCHEDULED
             found = self._artifact()
             if state not in _OPEN:
-                self._pass_lines_on()
-                return self._ended(run, found)
+                ended = self._ended(run, found)
+                self._pass_last_lines_on(ended.lines)
+                return ended
             if state in (StateType.SCHEDULED, StateType.PENDING) and found is None:
                 self._require_served()
             elif self._silent(found):
@@ -251,6 +256,14 @@ class _Watch:
                 return dict(rows[0])
         return None
 
+    def _pass_last_lines_on(self, said: int) -> None:
+        """Pass on what is known, and wait for the rest of `said` lines: the server may write them down after the run's end."""
+        until = time.monotonic() + _LATE_LINES_S
+        self._pass_lines_on()
+        while self._passed < said and time.monotonic() < until:
+            time.sleep(_POLL_S / 4)
+            self._pass_lines_on()
+
     def _pass_lines_on(self) -> None:
         of_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self._run.id]))
         if self._last_line is not None:  # lines of one moment may arrive late
@@ -260,6 +273,7 @@ class _Watch:
             for line in lines:
                 if line.id not in self._seen and line.name == _RUN_LOG:
                     self._on_line(line.message)
+                    self._passed += 1
                 self._seen.add(line.id)
                 self._last_line = line.timestamp
             if len(lines) < 200:
