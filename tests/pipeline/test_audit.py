@@ -156,3 +156,30 @@ def printed(root: Path) -> str:
     cells = json.loads((root / "results/table_1.cells.json").read_text())["cells"]
     (text,) = (c["text"] for c in cells if (c["row"], c["column"]) == ("DC-Net reduced integrated", "PSNR (dB)"))
     return str(text)
+
+
+@pytest.mark.long
+def test_tables_are_made_again_and_compared(finished: Path, command: Command) -> None:
+    """
+    Of an honest project, and with none of its own tables at hand, the same bits; with other code than made them, the tables are named.
+
+    Nothing of this is left in the project.
+    """
+    again = ["dcnas", "audit", "results/table_7", "--all", "--rerun"]
+    before = command(["git", "status", "--porcelain"], finished).stdout
+    done = command(again, finished)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "HOLDS tabulate, run again" in done.stdout
+    assert "HOLDS tabulate_photos, run again" in done.stdout
+    assert command(["git", "status", "--porcelain"], finished).stdout == before
+    layout = finished / "stages/tabulate/src/dcnas_tabulate/layout.py"
+    title = "Table 1: DC-Net, integrated and sequential"
+    layout.write_text(layout.read_text().replace(title, "Table 1: DC-Net"))
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+    assert command(["git", *identity, "commit", "--quiet", "--all", "--message", "edit"], finished).returncode == 0
+    done = command(again, finished)
+    assert done.returncode == 12, done.stdout + done.stderr
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("BROKEN tabulate, run again"))
+    assert "results/table_1.md" in line
+    assert "results/table_7.md" not in line
+    assert "HOLDS tabulate_photos, run again" in done.stdout
