@@ -161,7 +161,7 @@ def printed(root: Path) -> str:
 @pytest.mark.long
 def test_tables_are_made_again_and_compared(finished: Path, command: Command) -> None:
     """
-    Of an honest project, and with none of its own tables at hand, the same bits; with other code than made them, the tables are named.
+    Of an honest project the same bits; with other code than made them, the files that differ are named.
 
     Nothing of this is left in the project.
     """
