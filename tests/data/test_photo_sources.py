@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dcnas_data.photo_sources import PhotoSource, imagenet100_classes, open_source
+from dcnas_data.photo_items import PhotoSource
+from dcnas_data.photo_sources import imagenet100_classes, open_source
 from dcnas_harness.errors import BadInputError
 from dcnas_schema.params import SplitCounts
 from dcnas_schema.photo_params import ParquetColumns, PhotosParams

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dcnas_evaluate.timing import Question, SceneNet, measured_latency, timing_process
+from dcnas_evaluate.question import Question, SceneNet
+from dcnas_evaluate.timing import measured_latency, timing_process
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_latency.card import device_card
 from dcnas_nets.models import build_model

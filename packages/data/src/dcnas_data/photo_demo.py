@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from dcnas_data.photo_files import Box, encode
-from dcnas_data.photo_sources import PhotoItem, PhotoSource
+from dcnas_data.photo_items import PhotoItem, PhotoSource
 from dcnas_harness.errors import UnfitEnvironmentError
 from dcnas_schema.photo_params import DEMO_CLASSES, PhotosParams
 from dcnas_schema.photos import PHOTO_SPLITS, PhotoSplit

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcnas_data.photo_files import RefusedError
-from dcnas_data.photo_sources import PART_NAMES, PhotoItem
+from dcnas_data.photo_items import PART_NAMES, PhotoItem
 from dcnas_harness.errors import BadInputError
 from dcnas_schema.photo_params import ParquetColumns, PhotosParams
 from dcnas_schema.photos import PhotoSplit

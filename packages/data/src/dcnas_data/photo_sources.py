@@ -1,50 +1,22 @@
 """Where photographs come from: folders of classes, ImageNet-100, Parquet of encoded images; which picture goes to which split."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from dcnas_data.photo_files import Box, RefusedError
+from dcnas_data.photo_files import RefusedError
+from dcnas_data.photo_items import PART_NAMES, PhotoItem, PhotoSource
 from dcnas_harness.errors import BadInputError
 from dcnas_schema.params import SplitCounts
 from dcnas_schema.photo_params import PhotosParams
 from dcnas_schema.photos import PHOTO_SPLITS, PhotoSplit
 
-PART_NAMES: dict[str, PhotoSplit] = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
-"""What users call the parts of a set."""
 _CUT, _LIMIT = range(2)
 """Purposes of the generators."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhotoItem:
-    """One picture of a source, not read yet."""
-
-    name: str
-    label: int
-    read: Callable[[], bytes]
-    """Gives the encoded picture; raises `RefusedError` where it cannot be read."""
-    box: Box | None = None
-    """Where in its photograph the picture was cut, if it was: top, left, height, width."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PhotoSource:
-    """The pictures of each split, in a fixed order; no picture stands in two splits."""
-
-    classes: tuple[str, ...]
-    splits: Mapping[PhotoSplit, Sequence[PhotoItem]]
 
 
 def open_source(params: PhotosParams) -> PhotoSource:

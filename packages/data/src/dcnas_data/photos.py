@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dcnas_data.photo_files import Box, RefusedError, StoredPhoto, quiet_pillow, store_photo
-from dcnas_data.photo_sources import PhotoItem, PhotoSource
+from dcnas_data.photo_items import PhotoItem, PhotoSource
 from dcnas_harness.errors import BadInputError, CorruptArtefactError
 from dcnas_schema.parquet import ParquetSink, parquet_sink, read_parquet
 from dcnas_schema.photo_params import PhotosParams

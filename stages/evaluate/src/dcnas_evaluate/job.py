@@ -8,8 +8,9 @@ import torch
 
 from dcnas_data.loader import ResidentScenes
 from dcnas_data.scenes import read_scenes
+from dcnas_evaluate.question import Question, SceneNet
 from dcnas_evaluate.score import panel_rows, score_levels
-from dcnas_evaluate.timing import Question, SceneNet, measured_latency
+from dcnas_evaluate.timing import measured_latency
 from dcnas_harness.asking import Ask
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcnas_evaluate.timing import Question
+from dcnas_evaluate.question import Question
 from dcnas_latency.call import CallPlan, Subject, measure_call
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint

@@ -9,7 +9,8 @@ from torch import nn
 
 from dcnas_data.photo_loader import PhotoStore
 from dcnas_evaluate.photo_score import Scorer
-from dcnas_evaluate.timing import PhotoNet, Question, measured_latency
+from dcnas_evaluate.question import PhotoNet, Question
+from dcnas_evaluate.timing import measured_latency
 from dcnas_harness.asking import Ask
 from dcnas_harness.errors import CorruptArtefactError
 from dcnas_harness.files import sha256_of
