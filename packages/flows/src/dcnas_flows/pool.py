@@ -10,6 +10,7 @@ Expect: one stage at a time of the queues of this machine's device, until SIGTER
 """
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -65,26 +66,30 @@ def run_order(order: dict[str, Any]) -> State[None]:
     received, clone = Order.model_validate(order), Path(os.environ.get(CLONE, ""))
     start, said = time.monotonic(), 0
 
-    def say(line: str) -> None:
+    def say(line: str, *, level: int = logging.INFO, traceback: bool = False) -> None:
         nonlocal said
         if line.strip():
             said += 1
-            log.info(line)
+            log.log(level, line, exc_info=traceback)
 
-    with _alive(received.beat_s) as report:
+    with _alive(received.beat_s) as leave:
+
+        def report(ended: Report) -> None:
+            leave(ended.model_copy(update={"lines": said}))
+
         try:
             if not (clone / "dvc.yaml").is_file():
                 raise BadInputError(f"{CLONE} names no clone of the project: {clone}", remedy="dcnas flow worker POOL")
             outcome = work_off(clone, received, say)
-            report(_of_outcome(outcome, time.monotonic() - start).model_copy(update={"lines": said}))
+            report(_of_outcome(outcome, time.monotonic() - start))
         except DcnasError as error:
-            log.error(f"error: {error}")
+            say(f"error: {error}", level=logging.ERROR)
             report(_report("failed", int(error.exit_code), seconds=time.monotonic() - start))
             return Failed(message=f"{received.stage} was refused here with exit code {int(error.exit_code)}")
         except (
             Exception
         ) as error:  # such as a DVC remote that cannot be reached: may pass, so home sends the stage once more
-            log.exception(f"{received.stage} could not be done here")
+            say(f"{received.stage} could not be done here", level=logging.ERROR, traceback=True)
             report(_report("failed", int(ExitCode.BUG), seconds=time.monotonic() - start))
             return Failed(message=f"{received.stage} could not be done here: {error}")
     if not outcome.good:

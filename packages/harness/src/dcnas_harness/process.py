@@ -93,8 +93,8 @@ def let_idle_threads_spin_briefly() -> None:
     """
     Have OpenMP's idle threads spin some 10 us before they sleep: for training, which may share its cores. Call it before torch is imported.
 
-    As long as it is between most ops of a step. Alone on two cores steps are as fast as with libgomp's default, of which sleeping at once
-    takes 1.2 to 1.3 times; beside a busy neighbour they take 1.0 to 1.2 times as long as with sleeping, the default up to 2.3 times
+    Most ops of a step follow each other faster than that. Alone on two cores steps are as fast as with libgomp's default, of which sleeping
+    at once takes 1.2 to 1.3 times; beside a busy neighbour they take 1.0 to 1.2 times as long as with sleeping, the default up to 2.3 times
     (LOG.md). What a user has set stays.
     """
     if sys.platform != "linux":

@@ -71,8 +71,8 @@ class CallTiming:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Subject:
-    """What is timed, and how its device computes it."""
+class CallSetting:
+    """What a call takes, and how its device computes it."""
 
     batch: int
     height: int
@@ -99,11 +99,11 @@ class MeasuredCall:
     unsynchronised_ms: float | None = None
     """Mean of back-to-back calls in ms, the device never waited for; `None` where it was not asked for."""
 
-    def record(self, plan: CallPlan, subject: Subject) -> MeasuredLatency:
-        """Return what records hold of it: the call was made by `plan`, of `subject`."""
+    def record(self, plan: CallPlan, setting: CallSetting) -> MeasuredLatency:
+        """Return what records hold of it: the call was made by `plan` in `setting`."""
         timing = self.timing
         return MeasuredLatency(
-            **asdict(subject),
+            **asdict(setting),
             warmup=plan.warmup,
             warm_calls=WARM_CALLS,
             repeats=plan.repeats,

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcnas_latency.call import CallPlan, Subject, measure_call
+from dcnas_latency.call import CallPlan, CallSetting, measure_call
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
 from dcnas_latency.cuda import convolutions_in_tf32
@@ -74,7 +74,7 @@ def measure_in_setting(
             found = measure_call(program, device, plan, context=inference, store_of=store_of, cache=setting.cache)
     finally:
         torch.set_num_threads(threads)
-    subject = Subject(
+    called = CallSetting(
         batch=setting.batch,
         height=setting.height,
         width=setting.width,
@@ -83,7 +83,7 @@ def measure_in_setting(
         cache=setting.cache,
         tf32=setting.tf32,
     )
-    return found.record(plan, subject)
+    return found.record(plan, called)
 
 
 def _store(folder: Path, setting: LatencySetting, card: DeviceCard, op: str) -> CanaryStore:

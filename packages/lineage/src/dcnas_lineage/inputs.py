@@ -15,7 +15,7 @@ _DIGITS = 24
 
 def run_digest(parts: Mapping[str, str], packages: Iterable[str]) -> str:
     """
-    Return a hex digest of `parts` and of the source code of `packages`.
+    Return the first digits of a hex digest of `parts` and of the source code of `packages`.
 
     Args:
         parts: Named digests of parameters and inputs.
@@ -33,7 +33,7 @@ def run_digest(parts: Mapping[str, str], packages: Iterable[str]) -> str:
         for path in sorted(root.rglob("*.py")):
             digest.update(f"{package}/{path.relative_to(root)}\0".encode())
             digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:_DIGITS]
 
 
 def training_folder(
@@ -65,7 +65,7 @@ def training_folder(
         **({"processes": str(provenance.processes)} if provenance.processes > 1 else {}),
         **{name: provenance.versions.get(name, "") for name in _LIBRARIES},
     }
-    folder = siblings / run_digest(parts, code)[:_DIGITS]
+    folder = siblings / run_digest(parts, code)
     if leads:
         others = (path for path in siblings.glob("*") if path != folder)
         for other in sorted(others, key=lambda path: path.stat().st_mtime)[:-1]:

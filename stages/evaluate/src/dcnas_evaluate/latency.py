@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dcnas_evaluate.question import Question
-from dcnas_latency.call import CallPlan, Subject, measure_call
+from dcnas_latency.call import CallPlan, CallSetting, measure_call
 from dcnas_latency.canary import CanaryStore
 from dcnas_latency.card import fingerprint
 from dcnas_latency.cuda import convolutions_in_tf32
@@ -105,7 +105,7 @@ def _measure(model: nn.Module, inputs: tuple[Tensor, ...], execution: Execution,
         found = measure_call(
             one_pass, execution.device, plan, context=inference, store_of=store_of, cache=question.cache
         )
-    subject = Subject(
+    called = CallSetting(
         batch=params.batch,
         height=one_pass.image.shape[2],
         width=one_pass.image.shape[3],
@@ -114,7 +114,7 @@ def _measure(model: nn.Module, inputs: tuple[Tensor, ...], execution: Execution,
         cache=question.cache,
         tf32=tf32,
     )
-    return found.record(plan, subject)
+    return found.record(plan, called)
 
 
 @contextmanager

@@ -1,5 +1,5 @@
 """
-Time a trained net: in this process, or in one of its own whose idle threads spin while those of the scoring process sleep.
+Time a trained net: in this process, or in one of its own, whose idle threads spin longer than those of the scoring process.
 
 Run:    python -m dcnas_evaluate.timing PID    (evaluate starts it; PID is its own)
 Takes:  on stdin a `Question` as JSON

@@ -283,7 +283,7 @@ def _digest(settings: Settings, card: DeviceCard) -> str:
     code = [
         package for package in _CODE if importlib.util.find_spec(package) is not None
     ]  # a box without torch lacks the nets
-    return run_digest(parts, code)[:24]
+    return run_digest(parts, code)
 
 
 def _forget_refused(folder: Path, params: ProfileLatencyParams) -> None:
