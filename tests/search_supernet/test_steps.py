@@ -45,6 +45,16 @@ def test_a_step_is_as_long_as_the_clip_allows(clip: float, ready: Callable[..., 
         assert bool((change == 0).all()) == idle, name
 
 
+def test_a_short_gradient_is_taken_as_it_is(ready: Callable[..., Any]) -> None:
+    """Below the clip, every weight moves by rate x gradient."""
+    net, steps, images = ready(rate=0.5, clip=1e6, weight_decay=0.0)
+    before = [value.detach().clone() for value in net.parameters()]
+    steps.step(images, [FIRST, SECOND], None)
+    for value, was in zip(net.parameters(), before, strict=True):
+        if value.grad is not None:
+            torch.testing.assert_close(value.detach(), was - 0.5 * value.grad)
+
+
 def test_steps_learn(ready: Callable[..., Any]) -> None:
     """On the same few images the loss of the same paths falls far, the second path starting later than the first."""
     _, steps, images = ready(rate=0.05)

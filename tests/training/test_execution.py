@@ -137,3 +137,21 @@ def test_large_tensors_of_a_training_lie_in_large_pages() -> None:
     }
     assert huge_kb["not"] == 0
     assert huge_kb["prepared"] >= 4096
+
+
+def test_a_prepared_process_collects_no_modules() -> None:
+    """What was imported is out of the garbage collector's sight; cycles made later are still found."""
+    script = """
+import gc, sys, weakref
+import torch
+from dcnas_training.execution import prepare_training
+
+prepare_training(torch.device("cpu"))
+seen = gc.get_objects()
+class Ring: pass
+ring = Ring(); ring.own = ring
+gone = weakref.ref(ring)
+del ring; gc.collect()
+print(any(o is torch.nn.Conv2d for o in seen), gone() is None)
+"""
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).split() == ["False", "True"]

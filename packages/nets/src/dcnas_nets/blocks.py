@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dcnas_nets.pooling import mean_of_pixels
 from dcnas_schema.keys import Part
 from dcnas_schema.space import DECODER_EXPAND_RATIO, Activation
 
@@ -49,7 +50,7 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x_BCHW: Float[Tensor, "batch ch height width"]) -> Float[Tensor, "batch ch height width"]:
         """Return the scaled features."""
-        means = x_BCHW.mean((2, 3), keepdim=True)
+        means = mean_of_pixels(x_BCHW)[:, :, None, None]
         return x_BCHW * torch.sigmoid(self.expand(self.act(self.reduce(means))))
 
 
@@ -155,7 +156,7 @@ class Head(nn.Module):
 
     def forward(self, x_BCHW: Float[Tensor, "batch ch height width"]) -> Float[Tensor, "batch classes"]:
         """Return the logits."""
-        logits: Tensor = self.linear(self.dropout(x_BCHW.mean((2, 3))))
+        logits: Tensor = self.linear(self.dropout(mean_of_pixels(x_BCHW)))
         return logits
 
 

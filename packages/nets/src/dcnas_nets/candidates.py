@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dcnas_nets.depthwise import depthwise_conv2d
+from dcnas_nets.mid_channels import Member, run_candidates, runs_written_out
 from dcnas_nets.pointwise import pointwise_conv2d
+from dcnas_nets.pooling import mean_of_pixels
 from dcnas_nets.search_norm import batch_norm, norm_act
 from dcnas_schema.space import OPS, OpName, Place, se_channels, width_bounds
 
@@ -68,6 +70,14 @@ class Candidate(nn.Module):
         weight: Tensor = getattr(self, f"store_{name}")
         return weight
 
+    def member(self) -> Member:
+        """Return what `run_candidates` asks of it."""
+        return Member(self.width, self.kernel_size, bool(self.squeeze))
+
+    def in_use(self) -> list[nn.Parameter]:
+        """Return the weights in use, in the order of `run_candidates`."""
+        return [getattr(self, name) for name in self._names]
+
     def put_back(self) -> None:
         """Copy the weights in use into the store."""
         for name in self._names:
@@ -103,6 +113,8 @@ class Candidate(nn.Module):
 
     def forward(self, x_BCHW: Float[Tensor, "batch ch height width"]) -> Float[Tensor, "batch out h2 w2"]:
         """Return the op's output, residual included: what a sampled path runs."""
+        if runs_written_out(x_BCHW, self.expand):
+            return run_candidates(x_BCHW, self.place, [self.member()], [self.in_use()])
         features = batch_norm(self.before_norm(x_BCHW))
         return features.add_(x_BCHW) if self.residual else features
 
@@ -116,7 +128,7 @@ class Candidate(nn.Module):
     def after_depthwise(self, x_BCHW: Float[Tensor, "batch mid h2 w2"]) -> Float[Tensor, "batch out h2 w2"]:
         """Squeeze and excite where the op does, and project."""
         if self.squeeze:
-            means = x_BCHW.mean((2, 3), keepdim=True)
+            means = mean_of_pixels(x_BCHW)[:, :, None, None]
             squeezed = pointwise_conv2d(means, self.se_reduce, self.se_reduce_bias)
             squeezed = F.relu(squeezed) if self.place.activation == "relu" else F.silu(squeezed)
             x_BCHW = x_BCHW * torch.sigmoid(pointwise_conv2d(squeezed, self.se_expand, self.se_expand_bias))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from dcnas_nets.pooling import mean_of_pixels
 from dcnas_schema.scenes import DIGIT_SIZE
 
 CLASSES = 10
@@ -56,7 +57,7 @@ class FeatureHead(nn.Module):
 
     def forward(self, window_BCHW: Float[Tensor, "batch ch height width"]) -> Float[Tensor, "batch classes"]:
         """Return the logits of each digit or photo."""
-        logits: Tensor = self.linear(self.block(self.adapter(window_BCHW)).mean((2, 3)))
+        logits: Tensor = self.linear(mean_of_pixels(self.block(self.adapter(window_BCHW))))
         return logits
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dcnas_nets.candidates import Candidate
+from dcnas_nets.mid_channels import run_candidates, runs_written_out
 from dcnas_nets.search_norm import batch_norm, norm_act
 from dcnas_schema.space import OpName, Place
 
@@ -16,9 +17,9 @@ Form = Literal["plain", "fused"]
 """
 How all candidates of a place run at once; both give the same numbers.
 
-`plain` runs one after another, which a CPU does as fast as anything. `fused` runs those of one kernel size as one: one expansion, one
-batch norm, one depthwise convolution and one more for all of them, and one batch norm over all projections, so that a GPU, whose step is
-bound by launches, gets fewer and larger kernels.
+`plain` runs one after another, or, in full precision on a CPU, as `mid_channels` has it. `fused` runs those of one kernel size as one: one
+expansion, one batch norm, one depthwise convolution and one more for all of them, and one batch norm over all projections, so that a GPU,
+whose step is bound by launches, gets fewer and larger kernels.
 """
 
 
@@ -56,16 +57,25 @@ class MixedBlock(nn.Module):
         return output
 
     def all(
-        self, x_BCHW: Float[Tensor, "batch ch height width"], weights: Float[Tensor, " op"]
+        self, x_BCHW: Float[Tensor, "batch ch height width"], weights: Float[Tensor, " op"], *, trains: bool = True
     ) -> Float[Tensor, "batch out h2 w2"]:
         """
         Return the sum of all candidates' outputs, each times its weight.
 
         Args:
             weights: Must sum to 1, as a softmax does: the input of a residual block is added once, unweighted.
+
+            trains: Whether a gradient of the candidates' weights may be asked for.
         """
+        if self.form == "plain" and runs_written_out(x_BCHW, self.of()[0].expand):
+            return self._written_out(x_BCHW, weights, trains=trains)
         features = self._fused(x_BCHW, weights) if self.form == "fused" else self._plain(x_BCHW, weights)
         return features.add_(x_BCHW) if self.residual else features
+
+    def _written_out(self, x: Tensor, weights: Tensor, *, trains: bool) -> Tensor:
+        candidates = self.of()
+        parameters = [[w if trains else w.detach() for w in candidate.in_use()] for candidate in candidates]
+        return run_candidates(x, self.place, [candidate.member() for candidate in candidates], parameters, weights)
 
     def _plain(self, x: Tensor, weights: Tensor) -> Tensor:
         scales = weights.unsqueeze(1).expand(-1, self.place.out_channels).contiguous()

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from dcnas_harness.errors import BadInputError
 from dcnas_nets.blocks import build_part
 from dcnas_nets.mixed import Form, MixedBlock
+from dcnas_nets.quick import quicken
 from dcnas_nets.search_norm import without_affine_norms
 from dcnas_nets.space import SpaceOutput
 from dcnas_nets.unet import pad_to_stride
 from dcnas_schema.genotype import STAGE_DEPTHS, parts_of, uniform_genotype
+from dcnas_schema.keys import Part
 from dcnas_schema.space import PLACES, SHARED_STAGES, SMALLEST_INPUT, STRIDE, OpName
 
 DepthWeights = Sequence[Float[Tensor, " _"]]
@@ -47,18 +49,14 @@ class Supernet(nn.Module):
     ) -> None:
         super().__init__()
         self.ops, self.classes = tuple(ops), classes
-        fixed = {
-            part.key.part: without_affine_norms(build_part(part))
-            for part in _fixed_parts(classes)
-            if part.key.part != "decoder"
-        }
+        fixed = {part.key.part: _fixed_part(part) for part in _fixed_parts(classes) if part.key.part != "decoder"}
         self.stem = nn.ModuleList([fixed["first_stem"], fixed["second_stem"]])
         self.blocks = nn.ModuleList(
             MixedBlock(place, ops, row, form) for place, row in zip(PLACES, widths, strict=True)
         )
         self.tail = nn.ModuleList([fixed["feature_mix"], fixed["head"]])
         levels = [part for part in _fixed_parts(classes) if part.key.part == "decoder"]
-        self.decoder = nn.ModuleList(without_affine_norms(build_part(part)) for part in levels if decoder)
+        self.decoder = nn.ModuleList(_fixed_part(part) for part in levels if decoder)
 
     def put_on(self, device: torch.device, memory_format: torch.memory_format) -> None:
         """
@@ -109,7 +107,7 @@ class Supernet(nn.Module):
         """
         Run all candidates everywhere, each times its weight: what an architecture step does.
 
-        No gradient reaches the stems, which no architecture parameter precedes.
+        No gradient reaches the stems, which no architecture parameter precedes, and none of a candidate's weights may be asked for.
 
         Args:
             weights: Rows sum to 1.
@@ -118,7 +116,7 @@ class Supernet(nn.Module):
             stem = self._through_stem(image_BCHW)
 
         def step(place: int, x: Tensor) -> Tensor:
-            return self.at(place).all(x, weights[place])
+            return self.at(place).all(x, weights[place], trains=False)
 
         return self._run(stem, step, depth_weights, (image_BCHW.shape[2], image_BCHW.shape[3]))
 
@@ -217,7 +215,13 @@ def _along(supernet: Supernet, path: Sequence[int]) -> _Step:
     return lambda place, x: supernet.at(place).one(x, path[place])
 
 
-def _fixed_parts(classes: int) -> list[Any]:
+def _fixed_part(part: Part) -> nn.Module:
+    module = without_affine_norms(build_part(part))
+    quicken(module)
+    return module
+
+
+def _fixed_parts(classes: int) -> list[Part]:
     genotype = uniform_genotype("k3_e3", 3)
     parts = parts_of("dc_nas", genotype, height=SMALLEST_INPUT, width=SMALLEST_INPUT, classes=classes)
     return [part for part in parts if part.mid_channels is None]

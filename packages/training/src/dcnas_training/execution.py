@@ -1,6 +1,7 @@
 """How a net runs on a device: device, threads, precision and memory format, chosen once and recorded."""
 
 import ctypes
+import gc
 import os
 import platform
 from dataclasses import dataclass
@@ -112,10 +113,21 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
+def set_loaded_modules_aside() -> None:
+    """
+    Take what is alive now, the imported modules, out of the garbage collector's sight.
+
+    A full collection of their 200,000 objects or so takes 0.16 s, and a search makes enough new ones for one every few steps.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def prepare_training(device: torch.device) -> None:
     """Make this process, which trains on `device`, repeat itself bit for bit, and keep and lay out its memory for speed."""
     make_deterministic(device)
     keep_freed_memory()
+    set_loaded_modules_aside()
     os.environ.setdefault(_LARGE_PAGES, "1")
 
 

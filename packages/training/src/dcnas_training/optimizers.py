@@ -39,6 +39,9 @@ class EagerAdam(torch.optim.Adam):
 class EagerSGD(torch.optim.SGD):
     """`torch.optim.SGD` for eager training; the same arithmetic, bit for bit: see `EagerAdam`."""
 
+    grad_scale: Tensor | None = None
+    """What the fused step divides gradients by."""
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override] # torch declares overloads, of which one form suffices here
         """Take one step; see `torch.optim.SGD.step`."""

@@ -20,6 +20,9 @@ from dcnas_training.photo_losses import photo_loss
 from dcnas_training.search_latency import expected_latency_ms, latency_loss
 from dcnas_training.search_sampling import Path, soft_weights
 
+_CLIP_EPSILON = 1e-6
+"""Torch's, in `clip_grad_norm_`."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images:
@@ -74,10 +77,16 @@ class WeightSteps:
         losses = torch.stack([task_loss(output, images, self._loss) for output in outputs])
         losses.sum().backward()  # type: ignore[no-untyped-call] # torch gives it no types
         mean = self._team.average_gradients(self._parameters, losses.mean())
-        nn.utils.clip_grad_norm_(self._parameters, self._clip, foreach=True)
+        self._optimizer.grad_scale = self._excess()
         self._give_momentum()
         self._optimizer.step()
         return mean
+
+    def _excess(self) -> Tensor:
+        """Return what the optimizer divides gradients by to clip them as `clip_grad_norm_` does, which spends a pass over them all."""
+        gradients = [weight.grad for weight in self._parameters if weight.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        return norm.add(_CLIP_EPSILON).div_(self._clip).clamp_(min=1)
 
     def _give_momentum(self) -> None:
         """Start at zero what a weight lacks that has its first gradient: torch's fused step wants all of them to have it, or none."""
