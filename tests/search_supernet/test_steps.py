@@ -55,6 +55,22 @@ def test_a_short_gradient_is_taken_as_it_is(ready: Callable[..., Any]) -> None:
             torch.testing.assert_close(value.detach(), was - 0.5 * value.grad)
 
 
+def test_paths_side_by_side_are_paths_in_turn(ready: Callable[..., Any]) -> None:
+    """With two threads each path has one; weights after a step are those of one thread up to rounding, and the same each time."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            net, steps, images = ready(rate=0.05)
+            found.append([steps.step(images, [FIRST, SECOND], None), *(value.detach() for value in net.parameters())])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for alone, together, again in zip(*found, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        assert torch.equal(together, again)
+
+
 def test_steps_learn(ready: Callable[..., Any]) -> None:
     """On the same few images the loss of the same paths falls far, the second path starting later than the first."""
     _, steps, images = ready(rate=0.05)

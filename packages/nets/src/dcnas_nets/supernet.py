@@ -94,9 +94,42 @@ class Supernet(nn.Module):
 
             depth_weights: Of a sink-connecting search; `None` takes each network stage's last block.
         """
-        stem = self._through_stem(image_BCHW)
+        stem = self.through_stem(image_BCHW)
         size = (image_BCHW.shape[2], image_BCHW.shape[3])
-        return [self._run(stem, _along(self, path), depth_weights, size) for path in paths]
+        return [self.path_from(stem, path, depth_weights, size) for path in paths]
+
+    def through_stem(self, image_BCHW: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch ch h2 w2"]:
+        """
+        Return the map at which every path begins.
+
+        Raises:
+            BadInputError: The images are smaller than `SMALLEST_INPUT`.
+        """
+        height, width = image_BCHW.shape[-2:]
+        if min(height, width) < SMALLEST_INPUT:
+            raise BadInputError(
+                f"an image is {height}x{width} pixels; the search space takes {SMALLEST_INPUT}x{SMALLEST_INPUT} or more",
+                remedy="search on larger images",
+            )
+        x = pad_to_stride(image_BCHW, STRIDE)
+        for part in self.stem:
+            x = part(x)
+        return x
+
+    def path_from(
+        self,
+        stem_BCHW: Float[Tensor, "batch ch h2 w2"],
+        path: Sequence[int],
+        depth_weights: DepthWeights | None,
+        size: tuple[int, int],
+    ) -> SpaceOutput:
+        """
+        Run one candidate a place on what `through_stem` made of images.
+
+        Args:
+            size: Height and width of the images.
+        """
+        return self._run(stem_BCHW, _along(self, path), depth_weights, size)
 
     def mixed(
         self,
@@ -113,7 +146,7 @@ class Supernet(nn.Module):
             weights: Rows sum to 1.
         """
         with torch.no_grad():
-            stem = self._through_stem(image_BCHW)
+            stem = self.through_stem(image_BCHW)
 
         def step(place: int, x: Tensor) -> Tensor:
             return self.at(place).all(x, weights[place], trains=False)
@@ -146,17 +179,6 @@ class Supernet(nn.Module):
         for place, states in enumerate(saved["candidates"]):
             for candidate, state in zip(self.at(place).of(), states, strict=True):
                 candidate.restore(state)
-
-    def _through_stem(self, image: Tensor) -> Tensor:
-        if min(image.shape[-2:]) < SMALLEST_INPUT:
-            raise BadInputError(
-                f"an image is {image.shape[-2]}x{image.shape[-1]} pixels; the search space takes {SMALLEST_INPUT}x{SMALLEST_INPUT} or more",
-                remedy="search on larger images",
-            )
-        x = pad_to_stride(image, STRIDE)
-        for part in self.stem:
-            x = part(x)
-        return x
 
     def _run(self, stem: Tensor, step: _Step, depth_weights: DepthWeights | None, size: tuple[int, int]) -> SpaceOutput:
         x, place, maps = stem, 0, [stem]

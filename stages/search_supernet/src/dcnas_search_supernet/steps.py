@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from dcnas_training.optimizers import EagerSGD
 from dcnas_training.photo_losses import photo_loss
 from dcnas_training.search_latency import expected_latency_ms, latency_loss
 from dcnas_training.search_sampling import Path, soft_weights
+from dcnas_training.side_by_side import side_by_side
 
 _CLIP_EPSILON = 1e-6
 """Torch's, in `clip_grad_norm_`."""
@@ -72,15 +74,47 @@ class WeightSteps:
     def step(self, images: Images, paths: Sequence[Path], depth_weights: Sequence[Tensor] | None) -> Tensor:
         """Take one step downhill on the sum of the paths' losses, and return their mean, still on the device."""
         self._optimizer.zero_grad(set_to_none=True)
-        with self._team.sharing(len(images.labels)), self._execution.autocast():
-            outputs = self._net.paths(images.network_input, paths, depth_weights)
-        losses = torch.stack([task_loss(output, images, self._loss) for output in outputs])
-        losses.sum().backward()  # type: ignore[no-untyped-call] # torch gives it no types
-        mean = self._team.average_gradients(self._parameters, losses.mean())
+        descend = self._descend_side_by_side if self._parts_with(paths) else self._descend
+        mean = self._team.average_gradients(self._parameters, descend(images, paths, depth_weights).mean())
         self._optimizer.grad_scale = self._excess()
         self._give_momentum()
         self._optimizer.step()
         return mean
+
+    def _parts_with(self, paths: Sequence[Path]) -> bool:
+        """Whether two paths run side by side: on a CPU, where nothing that is set for this thread alone changes what they compute."""
+        cpu = self._execution.device.type == "cpu" and self._execution.precision == "fp32"
+        return cpu and self._team.size == 1 and len(paths) == 2 and torch.get_num_threads() >= 2
+
+    def _descend(self, images: Images, paths: Sequence[Path], depth_weights: Sequence[Tensor] | None) -> Tensor:
+        """Give the weights the gradients of the paths' losses, and return those."""
+        with self._team.sharing(len(images.labels)), self._execution.autocast():
+            outputs = self._net.paths(images.network_input, paths, depth_weights)
+        losses = torch.stack([task_loss(output, images, self._loss) for output in outputs])
+        losses.sum().backward()  # type: ignore[no-untyped-call] # torch gives it no types
+        return losses
+
+    def _descend_side_by_side(
+        self, images: Images, paths: Sequence[Path], depth_weights: Sequence[Tensor] | None
+    ) -> Tensor:
+        """
+        Do the same, each path from the stem's output and back to it in a thread of its own.
+
+        A weight of two paths gets the sum of two gradients, which has no order.
+        """
+        stem = self._net.through_stem(images.network_input)
+        starts = [stem.detach().requires_grad_() for _ in paths]
+        depths = None if depth_weights is None else [weights.detach() for weights in depth_weights]
+        size = (images.network_input.shape[2], images.network_input.shape[3])
+
+        def descend(start: Tensor, path: Path) -> Tensor:
+            loss = task_loss(self._net.path_from(start, path, depths, size), images, self._loss)
+            loss.backward()  # type: ignore[no-untyped-call] # torch gives it no types
+            return loss.detach()
+
+        losses = side_by_side([partial(descend, start, path) for start, path in zip(starts, paths, strict=True)])
+        stem.backward(torch.stack([start.grad for start in starts if start.grad is not None]).sum(0))  # type: ignore[no-untyped-call] # as above
+        return torch.stack(losses)
 
     def _excess(self) -> Tensor:
         """Return what the optimizer divides gradients by to clip them as `clip_grad_norm_` does, which spends a pass over them all."""
