@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import has_torch_function
 
 from dcnas_nets.depthwise import depthwise_features, depthwise_gradients, in_full_precision_on_a_cpu
-from dcnas_nets.search_norm import EPSILON
+from dcnas_nets.search_norm import EPSILON, gradient_before_norm
 from dcnas_schema.space import Place
 
 _SHARE_BYTES = 5_000_000
@@ -304,11 +304,7 @@ class _Block:
     def _back_through_norm(self, gradient: Tensor, normalised: Tensor, inverse: Tensor) -> Tensor:
         """Return the gradient before norm and activation; that behind them is overwritten."""
         gradient = self._back_through_activation(gradient, normalised)
-        mean, deviation = torch.zeros_like(inverse), torch.ones_like(inverse)  # of the normalised map itself
-        found: Tensor = torch.ops.aten.native_batch_norm_backward(
-            gradient, normalised, inverse, None, None, mean, deviation, True, EPSILON, [True, False, False]
-        )[0]
-        return found
+        return gradient_before_norm(gradient, normalised, inverse)
 
     def _activate(self, x: Tensor, out: Tensor) -> Tensor:
         activated: Tensor = torch.clamp_min(x, 0, out=out) if self.relu else torch.ops.aten.silu.out(x, out=out)

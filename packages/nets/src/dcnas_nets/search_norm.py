@@ -42,6 +42,15 @@ def norm_act(
     return features
 
 
+def gradient_before_norm(gradient: Tensor, normalised: Tensor, inverse: Tensor) -> Tensor:
+    """Return the gradient of what was normalised, from that of the normalised map and 1 / standard deviation of each channel."""
+    mean, deviation = torch.zeros_like(inverse), torch.ones_like(inverse)  # of the normalised map itself
+    found: Tensor = torch.ops.aten.native_batch_norm_backward(
+        gradient, normalised, inverse, None, None, mean, deviation, True, EPSILON, [True, False, False]
+    )[0]
+    return found
+
+
 def without_affine_norms(module: nn.Module) -> nn.Module:
     """Replace, in place, every batch norm below `module` by one without scale, shift and running statistics; return `module`."""
     for name, child in module.named_children():
@@ -71,9 +80,4 @@ class _NormSwish(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         normalised, inverse = ctx.saved_tensors
         gradient = torch.ops.aten.silu_backward(gradients[0], normalised)
-        mean, deviation = torch.zeros_like(inverse), torch.ones_like(inverse)
-        back = torch.ops.aten.native_batch_norm_backward(
-            gradient, normalised, inverse, None, None, mean, deviation, True, EPSILON, [True, False, False]
-        )
-        result: Tensor = back[0]
-        return result
+        return gradient_before_norm(gradient, normalised, inverse)

@@ -113,7 +113,7 @@ class WeightSteps:
             return loss.detach()
 
         losses = side_by_side([partial(descend, start, path) for start, path in zip(starts, paths, strict=True)])
-        stem.backward(torch.stack([start.grad for start in starts if start.grad is not None]).sum(0))  # type: ignore[no-untyped-call] # as above
+        stem.backward(torch.stack([start.grad for start in starts if start.grad is not None]).sum(0))  # type: ignore[no-untyped-call] # torch gives it no types
         return torch.stack(losses)
 
     def _excess(self) -> Tensor:
